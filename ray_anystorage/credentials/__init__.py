@@ -1,0 +1,1 @@
+"""Where credentials come from, and what of them travels to the workers."""

@@ -1,0 +1,161 @@
+"""The one module that reads and writes the process environment.
+
+Order of precedence, first wins: argument, ``RAY_ANYSTORAGE_*``, ``ANYSCALE_*`` and the default mounts, the SDKs' own
+variables (``AWS_REGION``, ``AWS_ENDPOINT_URL``, …).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_anystorage.environment import TIERS, Location, Tier
+from ray_anystorage.errors import RequestError, SettingsError
+from ray_anystorage.units import parse_size
+
+PREFIX = "RAY_ANYSTORAGE_"
+DEFAULT_MOUNTS: dict[Tier, str] = {
+    "local": "/mnt/local_storage",
+    "cluster": "/mnt/cluster_storage",
+    "user": "/mnt/user_storage",
+    "shared": "/mnt/shared_storage",
+}
+DEFAULT_THRESHOLD = 10 * 10**9  # "files over 10 GB" do not belong on NFS, says the platform's storage guide
+DEFAULT_PROBE_TIMEOUT = 5.0
+DEFAULT_CALL_TIMEOUT = 60.0
+_NAMES = (
+    *(f"{PREFIX}{tier.upper()}_STORAGE" for tier in TIERS),
+    *(f"{PREFIX}{name}" for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What this process was told, before anything was looked at.
+
+    Attributes
+    ----------
+    locations
+        The tiers that have a root, said or default, in the order of ``TIERS``.
+    threshold
+        Bytes.
+    region, endpoint, credentials
+        For the artifact store; ``None`` where nothing was said. ``credentials`` is a mode.
+    probe_timeout, call_timeout
+        Seconds that looking at one tier, or one call on a mount, may take.
+    platform_artifact, platform_bucket
+        ``ANYSCALE_ARTIFACT_STORAGE`` and ``ANYSCALE_CLOUD_STORAGE_BUCKET``: the folder that may be written, and the
+        bucket that the platform manages.
+    """
+
+    locations: tuple[Location, ...]
+    threshold: int = DEFAULT_THRESHOLD
+    region: str | None = None
+    endpoint: str | None = None
+    credentials: str | None = None
+    probe_timeout: float = DEFAULT_PROBE_TIMEOUT
+    call_timeout: float = DEFAULT_CALL_TIMEOUT
+    platform_artifact: str | None = None
+    platform_bucket: str | None = None
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of this process's environment."""
+    return dict(os.environ)
+
+
+def apply_to_process(env_vars: Mapping[str, str]) -> None:
+    """Set variables in this process, for the SDKs that it hosts."""
+    os.environ.update(env_vars)
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, *, roots: Mapping[Tier, str | None] | None = None
+) -> Settings:
+    """Read the settings.
+
+    Parameters
+    ----------
+    environ
+        The variables to read; this process's where ``None``.
+    roots
+        Roots given as arguments, by tier; they come first.
+
+    Raises
+    ------
+    SettingsError
+        A ``RAY_ANYSTORAGE_*`` name is unknown (the nearest known one is named) or a value cannot be meant.
+    """
+    environ = process_environment() if environ is None else environ
+    _refuse_unknown_names(environ)
+    located = (_locate(tier, (roots or {}).get(tier), environ) for tier in TIERS)
+    get = environ.get
+    return Settings(
+        locations=tuple(location for location in located if location is not None),
+        threshold=_threshold(get(f"{PREFIX}THRESHOLD")),
+        region=get(f"{PREFIX}REGION")
+        or get("ANYSCALE_CLOUD_STORAGE_BUCKET_REGION")
+        or get("AWS_REGION")
+        or get("AWS_DEFAULT_REGION")
+        or None,
+        endpoint=get(f"{PREFIX}ENDPOINT") or get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+        credentials=get(f"{PREFIX}CREDENTIALS") or None,
+        probe_timeout=_seconds(environ, "PROBE_TIMEOUT", DEFAULT_PROBE_TIMEOUT),
+        call_timeout=_seconds(environ, "CALL_TIMEOUT", DEFAULT_CALL_TIMEOUT),
+        platform_artifact=get("ANYSCALE_ARTIFACT_STORAGE") or None,
+        platform_bucket=get("ANYSCALE_CLOUD_STORAGE_BUCKET") or None,
+    )
+
+
+def _refuse_unknown_names(environ: Mapping[str, str]) -> None:
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in _NAMES:
+            nearest = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.0)[0]
+            raise SettingsError(
+                f"{name} is not a setting of ray_anystorage; did you mean {nearest}? Known: {', '.join(sorted(_NAMES))}"
+            )
+
+
+def _locate(tier: Tier, argument: str | None, environ: Mapping[str, str]) -> Location | None:
+    variable = f"{PREFIX}{tier.upper()}_STORAGE"
+    if argument is not None:
+        return Location(tier, _absolute(tier, argument, f"{tier}_storage"), f"argument {tier}_storage", True)
+    if environ.get(variable):
+        return Location(tier, _absolute(tier, environ[variable], variable), variable, True)
+    if tier == "artifact":
+        platform = environ.get("ANYSCALE_ARTIFACT_STORAGE")
+        if not platform:
+            return None
+        return Location(tier, _absolute(tier, platform, "ANYSCALE_ARTIFACT_STORAGE"), "ANYSCALE_ARTIFACT_STORAGE", False)
+    return Location(tier, DEFAULT_MOUNTS[tier], "default mount", False)
+
+
+def _absolute(tier: Tier, root: str, said_by: str) -> str:
+    if tier == "artifact":
+        if "://" not in root:
+            raise RequestError(
+                f"{said_by}={root!r} is not the URI of a bucket folder: expected s3://bucket/folder or gs://bucket/folder"
+            )
+        return root.rstrip("/")
+    if not root.startswith("/"):
+        raise RequestError(f"{said_by}={root!r} is not an absolute path: expected something like {DEFAULT_MOUNTS[tier]}")
+    return os.path.normpath(root)
+
+
+def _threshold(text: str | None) -> int:
+    return parse_size(text, what=f"{PREFIX}THRESHOLD") if text else DEFAULT_THRESHOLD
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(f"{PREFIX}{name}")
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"{PREFIX}{name}={text!r} is not a time in seconds: expected a number above 0")
+    return seconds
