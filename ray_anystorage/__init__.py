@@ -1,0 +1,60 @@
+"""The right storage for Ray Train and Ray Tune runs, from one line.
+
+>>> import ray_anystorage as anystorage
+>>> run_config = anystorage.run_config("llama-ft", checkpoint_size="60GiB")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ray_anystorage import errors
+from ray_anystorage._version import __version__
+
+if TYPE_CHECKING:
+    from ray_anystorage.api import (
+        artifacts_dir,
+        discover,
+        doctor,
+        plan,
+        run_config,
+        runtime_env,
+        tune_run_config,
+    )
+    from ray_anystorage.estimate import estimate_checkpoint_size
+
+_HOME_OF = {
+    "artifacts_dir": "api",
+    "discover": "api",
+    "doctor": "api",
+    "plan": "api",
+    "run_config": "api",
+    "runtime_env": "api",
+    "tune_run_config": "api",
+    "estimate_checkpoint_size": "estimate",
+}
+
+__all__ = [
+    "__version__",
+    "artifacts_dir",
+    "discover",
+    "doctor",
+    "errors",
+    "estimate_checkpoint_size",
+    "plan",
+    "run_config",
+    "runtime_env",
+    "tune_run_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name needs when it is first asked for: ray and pyarrow stay out until then."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -29,9 +29,7 @@ class Problem:
 
     def error(self) -> StorageError:
         """Build the exception."""
-        return self.error_type(
-            self.reason, tier=self.tier, place=self.place, tried=self.tried, remedy=self.remedy
-        )
+        return self.error_type(self.reason, tier=self.tier, place=self.place, tried=self.tried, remedy=self.remedy)
 
 
 @dataclass(frozen=True, slots=True)

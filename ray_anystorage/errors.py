@@ -90,7 +90,7 @@ class HomeElsewhereError(PlanError):
     """The run exists in another tier than the one that was asked for."""
 
 
-class NameTakenError(PlanError, FileExistsError):
+class NameTakenError(PlanError):
     """The folder that the run home would take holds something that is not a run."""
 
 
@@ -238,6 +238,12 @@ class EndpointTimeoutError(StorageError, TimeoutError):
     errno = codes.ETIMEDOUT
 
 
+class BucketCredentialsError(StorageError, CredentialsNotFoundError):
+    """No credentials for the bucket can be had from the source that was chosen."""
+
+    errno = codes.EACCES
+
+
 class BucketError(StorageError):
     """The store fails in another way."""
 
@@ -247,3 +253,9 @@ class BucketError(StorageError):
 
 class SnapshotDamagedError(AnyStorageError, OSError):
     """Ray's snapshot of the run is empty or torn, and nothing was found to repair it from."""
+
+
+class HomeNotVisibleError(StorageError, FileNotFoundError):
+    """A node of the run does not see the run home that the controller made."""
+
+    errno = codes.ENOENT

@@ -27,7 +27,10 @@ DEFAULT_PROBE_TIMEOUT = 5.0
 DEFAULT_CALL_TIMEOUT = 60.0
 _NAMES = (
     *(f"{PREFIX}{tier.upper()}_STORAGE" for tier in TIERS),
-    *(f"{PREFIX}{name}" for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT")),
+    *(
+        f"{PREFIX}{name}"
+        for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT")
+    ),
 )
 
 
@@ -90,17 +93,13 @@ def read_settings(
     """
     environ = process_environment() if environ is None else environ
     _refuse_unknown_names(environ)
-    located = (_locate(tier, (roots or {}).get(tier), environ) for tier in TIERS)
+    located = {tier: place for tier in TIERS if (place := _locate(tier, (roots or {}).get(tier), environ)) is not None}
     get = environ.get
     return Settings(
-        locations=tuple(location for location in located if location is not None),
+        locations=tuple(located.values()),
         threshold=_threshold(get(f"{PREFIX}THRESHOLD")),
-        region=get(f"{PREFIX}REGION")
-        or get("ANYSCALE_CLOUD_STORAGE_BUCKET_REGION")
-        or get("AWS_REGION")
-        or get("AWS_DEFAULT_REGION")
-        or None,
-        endpoint=get(f"{PREFIX}ENDPOINT") or get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+        region=_region(environ, located.get("artifact")),
+        endpoint=_endpoint(environ, located.get("artifact")),
         credentials=get(f"{PREFIX}CREDENTIALS") or None,
         probe_timeout=_seconds(environ, "PROBE_TIMEOUT", DEFAULT_PROBE_TIMEOUT),
         call_timeout=_seconds(environ, "CALL_TIMEOUT", DEFAULT_CALL_TIMEOUT),
@@ -128,7 +127,9 @@ def _locate(tier: Tier, argument: str | None, environ: Mapping[str, str]) -> Loc
         platform = environ.get("ANYSCALE_ARTIFACT_STORAGE")
         if not platform:
             return None
-        return Location(tier, _absolute(tier, platform, "ANYSCALE_ARTIFACT_STORAGE"), "ANYSCALE_ARTIFACT_STORAGE", False)
+        return Location(
+            tier, _absolute(tier, platform, "ANYSCALE_ARTIFACT_STORAGE"), "ANYSCALE_ARTIFACT_STORAGE", False
+        )
     return Location(tier, DEFAULT_MOUNTS[tier], "default mount", False)
 
 
@@ -140,8 +141,39 @@ def _absolute(tier: Tier, root: str, said_by: str) -> str:
             )
         return root.rstrip("/")
     if not root.startswith("/"):
-        raise RequestError(f"{said_by}={root!r} is not an absolute path: expected something like {DEFAULT_MOUNTS[tier]}")
+        raise RequestError(
+            f"{said_by}={root!r} is not an absolute path: expected something like {DEFAULT_MOUNTS[tier]}"
+        )
     return os.path.normpath(root)
+
+
+def _region(environ: Mapping[str, str], artifact: Location | None) -> str | None:
+    names = [f"{PREFIX}REGION"]
+    if artifact is None or _is_platforms_bucket(environ, artifact):  # it says nothing about a bucket of the user's own
+        names.append("ANYSCALE_CLOUD_STORAGE_BUCKET_REGION")
+    return _first(environ, *names, *(("AWS_REGION", "AWS_DEFAULT_REGION") if _is_s3(artifact) else ()))
+
+
+def _endpoint(environ: Mapping[str, str], artifact: Location | None) -> str | None:
+    sdk = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if _is_s3(artifact) else ()
+    return _first(environ, f"{PREFIX}ENDPOINT", *sdk)
+
+
+def _is_s3(artifact: Location | None) -> bool:
+    return artifact is None or artifact.root.lower().startswith("s3")
+
+
+def _is_platforms_bucket(environ: Mapping[str, str], artifact: Location) -> bool:
+    names = ("ANYSCALE_ARTIFACT_STORAGE", "ANYSCALE_CLOUD_STORAGE_BUCKET")
+    return _bucket(artifact.root) in {_bucket(environ[name]) for name in names if environ.get(name)}
+
+
+def _bucket(name_or_uri: str) -> str:
+    return name_or_uri.rpartition("://")[2].partition("/")[0]
+
+
+def _first(environ: Mapping[str, str], *names: str) -> str | None:
+    return next((environ[name] for name in names if environ.get(name)), None)
 
 
 def _threshold(text: str | None) -> int:

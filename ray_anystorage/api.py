@@ -1,0 +1,220 @@
+"""The public functions, kept thin: each checks its arguments and hands over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ray_anystorage.cluster.nodes import alive_nodes
+from ray_anystorage.environment import Environment, Tier
+from ray_anystorage.policy import Request, StoragePlan, decide
+from ray_anystorage.policy.request import Audience
+from ray_anystorage.resolve import survey
+
+if TYPE_CHECKING:
+    import ray.train
+    import ray.tune
+
+    from ray_anystorage.diagnosis.report import Report
+
+
+def discover(
+    name: str | None = None,
+    *,
+    local_storage: str | None = None,
+    cluster_storage: str | None = None,
+    user_storage: str | None = None,
+    shared_storage: str | None = None,
+    artifact_storage: str | None = None,
+    credentials: str | None = None,
+    nodes: int | None = None,
+) -> Environment:
+    """Look at every tier from this node and say what it really is.
+
+    Parameters
+    ----------
+    name
+        A run's name; runs of that name are looked for in every tier.
+    local_storage, cluster_storage, user_storage, shared_storage, artifact_storage
+        Roots (absolute paths; a URI for ``artifact_storage``) that come before the environment's.
+    credentials
+        Mode for the bucket: ``"auto"``, ``"ambient"``, ``"reference"`` or ``"env"``.
+    nodes
+        Nodes of the cluster; those of the connected Ray cluster where ``None``.
+
+    Returns
+    -------
+    Environment
+        Frozen. A place that does not answer within its time limit (5 s unless
+        ``RAY_ANYSTORAGE_PROBE_TIMEOUT`` says otherwise) is reported as such; nothing is left behind.
+    """
+    roots: dict[Tier, str | None] = {
+        "local": local_storage,
+        "cluster": cluster_storage,
+        "user": user_storage,
+        "shared": shared_storage,
+        "artifact": artifact_storage,
+    }
+    return survey(name, credentials=credentials, nodes=_nodes(nodes), roots=roots).environment
+
+
+def plan(
+    name: str | None = None,
+    *,
+    checkpoint_size: int | str | None = None,
+    num_to_keep: int | None = None,
+    audience: Audience = "cluster",
+    tier: Tier | None = None,
+    environment: Environment | None = None,
+) -> StoragePlan:
+    """Say where a run would go, and why. A pure function where ``environment`` is given.
+
+    Parameters
+    ----------
+    name
+        The run's name, one path segment.
+    checkpoint_size
+        Bytes, or a string with a unit: ``"60GiB"``, ``"10 GB"``.
+    num_to_keep
+        As in Ray's ``CheckpointConfig``; ``None`` keeps all.
+    audience
+        Who should see the run: ``"cluster"``, ``"user"`` or ``"team"``.
+    tier
+        Force one of the five tiers.
+    environment
+        From :func:`discover`; discovered now where ``None``.
+
+    Raises
+    ------
+    RequestError
+        An argument cannot be meant (also a ``ValueError``).
+    PlanError, StorageError
+        No tier can serve.
+    """
+    request = Request.of(name, checkpoint_size, num_to_keep, audience, tier)
+    return decide(discover(name) if environment is None else environment, request)
+
+
+def run_config(
+    name: str | None = None,
+    *,
+    checkpoint_size: int | str | None = None,
+    audience: Audience = "cluster",
+    tier: Tier | None = None,
+    credentials: str | None = None,
+    **ray_run_config_kwargs: Any,
+) -> ray.train.RunConfig:
+    """A ``ray.train.RunConfig`` for any Train V2 trainer, on the storage that the plan chose and checked.
+
+    Parameters
+    ----------
+    name, checkpoint_size, audience, tier
+        As in :func:`plan`. A run of the same name is continued where it is.
+    credentials
+        ``"auto"`` (the default; the safest that works, never ``"env"``), ``"ambient"``, ``"reference"`` or ``"env"``.
+        ``None`` takes ``RAY_ANYSTORAGE_CREDENTIALS``, else ``"auto"``.
+    **ray_run_config_kwargs
+        Everything else that ``ray.train.RunConfig`` takes; callbacks and ``worker_runtime_env`` are merged.
+
+    Raises
+    ------
+    RequestError, ConfigClashError
+        An argument cannot be meant, or contradicts the plan (both also ``ValueError``).
+    PlanError, CredentialsError, StorageError
+        The run cannot have what it needs; raised here, before anything is started.
+    """
+    from ray_anystorage.train.run_config import build_run_config
+
+    request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
+    return build_run_config(request, credentials=credentials, nodes=alive_nodes(), **ray_run_config_kwargs)
+
+
+def tune_run_config(
+    name: str | None = None,
+    *,
+    checkpoint_size: int | str | None = None,
+    audience: Audience = "cluster",
+    tier: Tier | None = None,
+    credentials: str | None = None,
+    **ray_run_config_kwargs: Any,
+) -> ray.tune.RunConfig:
+    """A ``ray.tune.RunConfig`` for a ``Tuner``, on the storage that the plan chose; as :func:`run_config`."""
+    from ray_anystorage.tune.run_config import build_tune_run_config
+
+    request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
+    return build_tune_run_config(request, credentials=credentials, nodes=alive_nodes(), **ray_run_config_kwargs)
+
+
+def runtime_env(
+    runtime_env: Mapping[str, Any] | None = None, *, credentials: str | None = None, artifact_storage: str | None = None
+) -> dict[str, Any]:
+    """A ``runtime_env`` for ``ray.init`` or job submission: every process of the job reaches the bucket.
+
+    Parameters
+    ----------
+    runtime_env
+        The job's own; it is kept and merged.
+    credentials
+        As in :func:`run_config`. With ``"env"`` the result holds secret values: hand it to Ray, do not print it.
+    artifact_storage
+        The bucket's URI, where the environment does not say it.
+
+    Raises
+    ------
+    CredentialsError
+        No credentials can be carried in this mode.
+    ConfigClashError
+        The job's own variables say something else.
+    """
+    from ray_anystorage.credentials.choose import merge_runtime_env
+    from ray_anystorage.resolve import site_variables
+
+    roots: dict[Tier, str | None] = {"artifact": artifact_storage}
+    found = survey(credentials=credentials, nodes=alive_nodes(), roots=roots)
+    if found.obstacle is not None:
+        raise found.obstacle
+    granted = found.grant.all_env_vars() if found.grant else {}
+    secret_names = found.grant.secrets.names if found.grant else ()
+    merged: dict[str, Any] = merge_runtime_env(runtime_env, {**dict(site_variables(roots)), **granted}, secret_names)
+    return merged
+
+
+def artifacts_dir(name: str | None = None) -> str:
+    """The folder for TensorBoard logs and common files, on cluster storage; created on demand.
+
+    In a training function it is the run's own; elsewhere that of the run ``name``, or the folder above them all.
+    """
+    root, own = _artifacts_root()
+    directory = os.path.join(root, "artifacts", *(part for part in (name or own,) if part))
+    os.makedirs(directory, exist_ok=True)
+    return directory
+
+
+def doctor() -> Report:
+    """Try every tier from this node: what it is, how fast, and what to do about what does not work."""
+    from ray_anystorage.diagnosis.node import doctor as examine
+
+    found = survey(nodes=alive_nodes())
+    return examine(found.environment, found.grant)
+
+
+def _artifacts_root() -> tuple[str, str | None]:
+    from ray_anystorage.train.inside import current_run
+
+    run = current_run()
+    if run is not None:
+        return run
+    from ray_anystorage.resolve import artifacts_root
+
+    environment = discover()
+    return artifacts_root(environment, None), None
+
+
+def _num_to_keep(ray_arguments: Mapping[str, Any]) -> int | None:
+    kept: int | None = getattr(ray_arguments.get("checkpoint_config"), "num_to_keep", None)
+    return kept
+
+
+def _nodes(nodes: int | None) -> int | None:
+    return alive_nodes() if nodes is None else nodes

@@ -1,0 +1,1 @@
+"""What only a connected Ray cluster can tell."""

@@ -1,0 +1,276 @@
+"""Looking for credentials: every source that the variables and the files of one node show, without any network.
+
+Nothing here reads the process environment: the variables come as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from ray_anystorage.credentials.aws_profile import absolute_path, file_problem, read_profile
+from ray_anystorage.credentials.grant import Mode
+from ray_anystorage.credentials.redact import Secrets
+from ray_anystorage.environment import BucketAddress
+
+DMI_ROOT = "/sys/class/dmi/id"
+
+SourceKind = Literal["container", "platform", "instance", "profile", "web identity", "key file", "static keys"]
+
+_PLATFORM_VARIABLES = ("ANYSCALE_ARTIFACT_STORAGE", "ANYSCALE_CLOUD_STORAGE_BUCKET")
+_STATIC_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_WEB_IDENTITY_VARIABLES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
+_GOOGLE_TYPES = (
+    "service_account",
+    "authorized_user",
+    "external_account",
+    "external_account_authorized_user",
+    "impersonated_service_account",
+)
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+_GOOGLE_DOMAINS = (".googleapis.com",)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source of credentials that this node shows.
+
+    Attributes
+    ----------
+    kind
+        What it is.
+    mode
+        The mode that carries it to the workers.
+    description
+        One phrase for people, without secrets.
+    references
+        The variables that travel, harmless to print.
+    secrets
+        The static keys behind it, where it has any: what ``credentials="env"`` would carry.
+    region
+        The region that a profile names.
+    problem
+        Why it cannot serve, with what to do; empty when it can.
+    """
+
+    kind: SourceKind
+    mode: Mode
+    description: str
+    references: tuple[tuple[str, str], ...] = ()
+    secrets: Secrets = field(default_factory=Secrets, compare=False)
+    region: str | None = None
+    problem: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """True when nothing is known to be wrong with it."""
+        return not self.problem
+
+
+def find_sources(address: BucketAddress, environ: Mapping[str, str], *, dmi_root: str = DMI_ROOT) -> tuple[Source, ...]:
+    """Everything on this node that could open the bucket, also what is broken, the preferred first.
+
+    Parameters
+    ----------
+    address
+        The bucket: its scheme says whose credentials count, its endpoint whether the provider's own identities do.
+    environ
+        The variables to look at.
+    dmi_root
+        Where the kernel shows the machine's maker.
+    """
+    finders: tuple[Source | None, ...]
+    if address.scheme == "gs":
+        finders = (_platform(address, environ), _instance(address, environ, dmi_root), _google_file(environ))
+    else:
+        finders = (
+            _container(address, environ),
+            _platform(address, environ),
+            _instance(address, environ, dmi_root),
+            *_aws_references(address, environ),
+            _static_keys(environ),
+        )
+    return tuple(source for source in finders if source is not None)
+
+
+def looked_for(address: BucketAddress, environ: Mapping[str, str]) -> str:
+    """What :func:`find_sources` looks at, for the error that nothing was found."""
+    home = environ.get("HOME") or "~"
+    platform = " or ".join(_PLATFORM_VARIABLES)
+    if address.scheme == "gs":
+        config = environ.get("CLOUDSDK_CONFIG") or f"{home}/.config/gcloud"
+        return (
+            f"the identity of a Google Compute Engine machine, {platform}, GOOGLE_APPLICATION_CREDENTIALS, "
+            f"{config}/application_default_credentials.json"
+        )
+    credentials = environ.get("AWS_SHARED_CREDENTIALS_FILE") or f"{home}/.aws/credentials"
+    config = environ.get("AWS_CONFIG_FILE") or f"{home}/.aws/config"
+    profile = environ.get("AWS_DEFAULT_PROFILE") or environ.get("AWS_PROFILE") or "default"
+    return (
+        f"AWS_CONTAINER_CREDENTIALS_FULL_URI or _RELATIVE_URI, {platform}, the identity of an EC2 machine, "
+        f"AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN, profile {profile!r} in {credentials} and {config}, "
+        "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY"
+    )
+
+
+def own_endpoint(address: BucketAddress) -> bool:
+    """True when the store is the provider's own, so that the provider's identities mean something to it."""
+    if address.endpoint is None:
+        return True
+    host = f".{urlsplit(address.endpoint).hostname or ''}"
+    return host.endswith(_GOOGLE_DOMAINS if address.scheme == "gs" else _AWS_DOMAINS)
+
+
+def _foreign(address: BucketAddress) -> str:
+    return "" if own_endpoint(address) else f"it means nothing to the store at {address.endpoint}"
+
+
+# --- identities of the nodes ----------------------------------------------------------------------
+
+
+def _container(address: BucketAddress, environ: Mapping[str, str]) -> Source | None:
+    relative, full = (environ.get(f"AWS_CONTAINER_CREDENTIALS_{kind}_URI") for kind in ("RELATIVE", "FULL"))
+    if not relative and not full:
+        return None
+    url = urlsplit(full if not relative and full else "http://169.254.170.2")
+    host = url.hostname or ""
+    link_local = host.startswith(("169.254.", "fd00:ec2:"))  # the provider's own agents: ECS and EKS
+    problem = _foreign(address) if link_local else ""
+    token_file = environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    if token_file and not problem:
+        problem = file_problem("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token_file)
+    netloc = host if url.port is None else f"{host}:{url.port}"
+    return Source("container", "ambient", f"container credentials served at {netloc}", problem=problem)
+
+
+def _platform(address: BucketAddress, environ: Mapping[str, str]) -> Source | None:
+    for variable in _PLATFORM_VARIABLES:
+        scheme, separator, _ = environ.get(variable, "").partition("://")
+        if scheme and (not separator or scheme == address.scheme):
+            description = f"the identity of the platform's nodes ({variable} is set)"
+            return Source("platform", "ambient", description, problem=_foreign(address))
+    return None
+
+
+def _instance(address: BucketAddress, environ: Mapping[str, str], dmi_root: str) -> Source | None:
+    if address.scheme == "gs":
+        if _dmi(dmi_root, "product_name") not in ("Google Compute Engine", "Google"):
+            return None
+        description = "the service account of the Google Compute Engine machine"
+    else:
+        if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true" or not _on_ec2(dmi_root):
+            return None
+        description = "the instance role of the EC2 machine"
+    return Source("instance", "ambient", description, problem=_foreign(address))
+
+
+def _on_ec2(dmi_root: str) -> bool:
+    # Nitro machines name their maker and their instance id; Xen ones have a UUID that starts with ec2, for root only.
+    # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
+    return (
+        _dmi(dmi_root, "sys_vendor") == "Amazon EC2"
+        or _dmi(dmi_root, "product_uuid").lower().startswith("ec2")
+        or _dmi(dmi_root, "board_asset_tag").startswith("i-")
+    )
+
+
+def _dmi(dmi_root: str, name: str) -> str:
+    try:
+        with open(os.path.join(dmi_root, name), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:  # no such machine, or a file for root only: no evidence
+        return ""
+
+
+# --- references -----------------------------------------------------------------------------------
+
+
+def _aws_references(address: BucketAddress, environ: Mapping[str, str]) -> tuple[Source | None, Source | None]:
+    profile, web_identity = _profile(environ), _web_identity(address, environ)
+    named = environ.get("AWS_DEFAULT_PROFILE") or environ.get("AWS_PROFILE")
+    return (profile, web_identity) if named else (web_identity, profile)
+
+
+def _web_identity(address: BucketAddress, environ: Mapping[str, str]) -> Source | None:
+    token_file, role = environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"), environ.get("AWS_ROLE_ARN")
+    if not token_file or not role:
+        return None
+    path = absolute_path(token_file, environ)
+    references = {name: environ[name] for name in _WEB_IDENTITY_VARIABLES if environ.get(name)}
+    return Source(
+        "web identity",
+        "reference",
+        f"role {role} with the web-identity token file {path}",
+        references=tuple({**references, "AWS_WEB_IDENTITY_TOKEN_FILE": path}.items()),
+        # pyarrow asks the provider's own token service whatever endpoint is configured
+        problem=_foreign(address) or file_problem("AWS_WEB_IDENTITY_TOKEN_FILE", path),
+    )
+
+
+def _profile(environ: Mapping[str, str]) -> Source | None:
+    profile = read_profile(environ)
+    if profile is None:
+        return None
+    names = dict.fromkeys(("AWS_PROFILE", *profile.named_by), profile.name)
+    return Source(
+        "profile",
+        "reference",
+        profile.description,
+        references=(*names.items(), *profile.files),
+        secrets=profile.keys,
+        region=profile.region,
+        problem=profile.problem,
+    )
+
+
+def _google_file(environ: Mapping[str, str]) -> Source | None:
+    variable = "GOOGLE_APPLICATION_CREDENTIALS"
+    path, said_by = environ.get(variable), variable
+    if not path:
+        folder = environ.get("CLOUDSDK_CONFIG") or os.path.join(environ.get("HOME", ""), ".config", "gcloud")
+        path, said_by = os.path.join(folder, "application_default_credentials.json"), "gcloud"
+        if not os.path.isabs(path) or not os.path.isfile(path):
+            return None
+    path = absolute_path(path, environ)
+    kind, problem = _read_google_file(said_by, path)
+    description = f"{kind or 'credentials'} file {path} ({said_by})"
+    return Source("key file", "reference", description, references=((variable, path),), problem=problem)
+
+
+def _read_google_file(said_by: str, path: str) -> tuple[str, str]:
+    problem = file_problem(said_by, path)
+    if problem:
+        return "", problem
+    try:
+        with open(path, encoding="utf-8") as file:
+            content: Any = json.load(file)
+    except ValueError:  # its message and its fields quote the file, which is secret
+        return "", f"{said_by} names {path}, which is not JSON"
+    kind = content.get("type") if isinstance(content, dict) else None
+    if kind not in _GOOGLE_TYPES:
+        return "", f"{said_by} names {path}, whose type is none of {', '.join(_GOOGLE_TYPES)}"
+    origin = content.get("credential_source")
+    token_file = origin.get("file") if isinstance(origin, dict) else None
+    return kind, file_problem(f"credential_source in {path}", token_file) if isinstance(token_file, str) else ""
+
+
+# --- static keys ----------------------------------------------------------------------------------
+
+
+def _static_keys(environ: Mapping[str, str]) -> Source | None:
+    values = {name: environ[name] for name in _STATIC_VARIABLES if environ.get(name)}
+    missing = [name for name in _STATIC_VARIABLES[:2] if name not in values]
+    if len(missing) == 2:
+        return None
+    found = " and ".join(name for name in _STATIC_VARIABLES if name in values)
+    problem = f"{found} set, but {missing[0]} is not" if missing else ""
+    return Source("static keys", "env", f"static keys ({found})", secrets=Secrets(values), problem=problem)
+
+
+def usable(sources: tuple[Source, ...], mode: Mode) -> Iterator[Source]:
+    """The sources that one mode could carry, the preferred first."""
+    return (source for source in sources if source.mode == mode and source.usable)

@@ -1,0 +1,179 @@
+"""A local pyarrow file system for run homes on mounts: atomic files, a reserve, and a time limit for every call.
+
+Ray treats it as local (it is an instance of, and equal to, ``pyarrow.fs.LocalFileSystem``), so checkpoints open in
+place without a copy. Ray's own copying of checkpoint data runs in C++ below these overrides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs
+
+from ray_anystorage.discovery.probe import bounded
+from ray_anystorage.environment import Tier
+from ray_anystorage.errors import MountFullError, MountTimeoutError
+from ray_anystorage.home.atomic import AtomicFile, is_full, write_atomically
+from ray_anystorage.home.reserve import STATE_FOLDER, Reserve
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HomeRecipe:
+    """What it takes to build the file system of one run home, on any node.
+
+    Attributes
+    ----------
+    tier, root
+        The mount.
+    home
+        The run home, a folder under ``root``.
+    mirrored
+        Names of files in the home of which a second copy is kept in its ``.anystorage`` folder.
+    call_timeout
+        Seconds that one call may take.
+    """
+
+    tier: Tier
+    root: str
+    home: str
+    mirrored: tuple[str, ...]
+    call_timeout: float
+
+
+class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
+    """The file system of one run home. A call that outlasts its limit raises :class:`MountTimeoutError`."""
+
+    def __init__(self, recipe: HomeRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.reserve = Reserve(recipe.home)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HomeFileSystem, (self.recipe,)
+
+    def open_output_stream(
+        self, path: str, compression: str | None = "detect", buffer_size: int | None = None, metadata: Any = None
+    ) -> pa.NativeFile:
+        """Open a file that takes its place, whole and durable, when it is closed without an error."""
+        file = self.call("open", path, lambda: AtomicFile(path, self.reserve.give_up))
+        return _HomeStream(file, path, self)
+
+    def committed(self, path: str) -> None:
+        """Copy a mirrored file beside; called after it took its place."""
+        directory, name = os.path.split(path)
+        if name in self.recipe.mirrored and os.path.normpath(directory) == os.path.normpath(self.recipe.home):
+            with open(path, "rb") as file:
+                content = file.read()
+            try:
+                write_atomically(mirror_of(path), content, self.reserve.give_up)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                logger.warning("no space for a second copy of %s; an older one stays: %s", path, error)
+
+    def get_file_info(self, paths_or_selector: Any) -> Any:
+        what = getattr(paths_or_selector, "base_dir", paths_or_selector)
+        parent: Any = super()
+        return self.call("stat", str(what), lambda: parent.get_file_info(paths_or_selector))
+
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        parent: Any = super()
+        self.call("create", path, lambda: parent.create_dir(path, recursive=recursive))
+
+    def delete_dir(self, path: str) -> None:
+        parent: Any = super()
+        self.call("delete", path, lambda: parent.delete_dir(path))
+
+    def delete_file(self, path: str) -> None:
+        parent: Any = super()
+        self.call("delete", path, lambda: parent.delete_file(path))
+
+    def move(self, src: str, dest: str) -> None:
+        parent: Any = super()
+        self.call("move", src, lambda: parent.move(src, dest))
+
+    def open_input_stream(self, path: str, compression: str | None = "detect", buffer_size: int | None = None) -> Any:
+        parent: Any = super()
+        return self.call("open", path, lambda: parent.open_input_stream(path, compression, buffer_size))
+
+    def open_input_file(self, path: str) -> Any:
+        parent: Any = super()
+        return self.call("open", path, lambda: parent.open_input_file(path))
+
+    def call(self, verb: str, path: str, action: Callable[[], T]) -> T:
+        """Run one call on the mount within the time limit, and say "full" and "hung" in this package's words."""
+        limit = self.recipe.call_timeout
+        try:
+            return bounded(action, limit, what=f"{verb} {path}")
+        except TimeoutError as error:
+            raise MountTimeoutError(
+                f"does not answer within {limit:g} s",
+                tier=self.recipe.tier,
+                place=self.recipe.root,
+                tried=f"{verb} {path}",
+                remedy="see whether the mount's server or daemon is alive; the run's state is intact, and the same "
+                "name resumes when the mount is back",
+            ) from error
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise full_error(self.recipe, f"{verb} {path}") from error
+
+
+class _HomeStream(pa.PythonFile):  # type: ignore[misc]
+    """The stream that pyarrow's callers see. Leaving its ``with`` block by an exception keeps the old content."""
+
+    def __new__(cls, file: AtomicFile, path: str, filesystem: HomeFileSystem) -> _HomeStream:
+        stream: _HomeStream = super().__new__(cls, file, "w")
+        return stream
+
+    def __init__(self, file: AtomicFile, path: str, filesystem: HomeFileSystem) -> None:
+        self._file = file
+        self._path = path
+        self._filesystem = filesystem
+
+    def write(self, data: Any) -> int:
+        return self._filesystem.call("write", self._path, lambda: self._file.write(pa.py_buffer(data)))
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        failed = self._file.failed
+        self._filesystem.call("write", self._path, self._file.close)
+        super().close()
+        if not failed:
+            self._filesystem.call("copy", self._path, lambda: self._filesystem.committed(self._path))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._file.abort()
+        self.close()
+
+
+def mirror_of(path: str) -> str:
+    """Where the second copy of a mirrored file lies."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, STATE_FOLDER, name)
+
+
+def full_error(recipe: HomeRecipe, tried: str) -> MountFullError:
+    """The error of a run home that is full."""
+    return MountFullError(
+        "has no space left for the run",
+        tier=recipe.tier,
+        place=recipe.root,
+        tried=tried,
+        remedy="free some space there, or keep fewer checkpoints with CheckpointConfig(num_to_keep=…); the run's "
+        "state is intact, and the same name resumes where it was",
+    )

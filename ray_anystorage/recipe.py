@@ -1,0 +1,86 @@
+"""What travels to every process of a run instead of a live file system. It holds no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_anystorage.environment import Tier
+from ray_anystorage.errors import ConfigClashError
+from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.resolve import Resolved
+from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRecipe:
+    """How to reach the storage of one run, from any node.
+
+    Attributes
+    ----------
+    fs_path
+        The storage path as the file system takes it, without a scheme.
+    uri
+        The same as people write it.
+    filesystem
+        How to build the file system: of a run home on a mount, or of a bucket.
+    local_root
+        Where ``local`` storage would be on a node that has it, or ``None`` where the run has none.
+    artifacts_root
+        Where the run's TensorBoard logs and common files go, or ``None`` where no mount serves.
+    why, credentials
+        For the one line that the run logs at its start.
+    """
+
+    tier: Tier
+    uri: str
+    fs_path: str
+    filesystem: HomeRecipe | FileSystemRecipe
+    local_root: str | None
+    artifacts_root: str | None
+    why: str
+    credentials: str
+
+    def build_filesystem(self) -> Any:
+        """Build the ``pyarrow.fs.FileSystem``; a bucket's reads credentials from this process's environment."""
+        if isinstance(self.filesystem, HomeRecipe):
+            return HomeFileSystem(self.filesystem)
+        return build(self.filesystem)
+
+    def log_line(self, name: str) -> str:
+        """Where, why, and with what credentials, in one line."""
+        return f"run {name!r}: {self.tier} storage at {self.uri}. {self.why} Credentials: {self.credentials}."
+
+
+def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> StorageRecipe:
+    """Turn what was resolved into the recipe of one run; ``mirrored`` as in :class:`HomeRecipe`."""
+    plan = resolved.plan
+    filesystem: HomeRecipe | FileSystemRecipe
+    if plan.bucket is not None:
+        filesystem = FileSystemRecipe(address=plan.bucket, env_vars=plan.harmless_env_vars)
+        fs_path = plan.bucket.path
+    else:
+        fs_path = plan.storage_path
+        home = f"{fs_path.rstrip('/')}/{resolved.name}"
+        filesystem = HomeRecipe(plan.tier, fs_path, home, mirrored, resolved.settings.call_timeout)
+    return StorageRecipe(
+        tier=plan.tier,
+        uri=plan.storage_path,
+        fs_path=fs_path,
+        filesystem=filesystem,
+        local_root=resolved.local_root,
+        artifacts_root=resolved.artifacts_root,
+        why=" ".join(plan.reasons),
+        credentials=plan.credentials,
+    )
+
+
+def refuse_own_fields(ray_arguments: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigClashError` for fields of Ray's RunConfig that the plan fills in."""
+    for field in ("storage_path", "storage_filesystem"):
+        if ray_arguments.get(field) is not None:
+            raise ConfigClashError(
+                f"{field}={ray_arguments[field]!r} clashes with the plan, which chooses it: leave it out and say "
+                "tier=… or RAY_ANYSTORAGE_*_STORAGE instead, or use a plain RunConfig"
+            )

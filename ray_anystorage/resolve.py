@@ -1,0 +1,181 @@
+"""From a request to a plan that holds: discover, choose credentials, look for earlier runs, decide, check.
+
+Both adapters and the public API go through here; nothing in it knows Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from ray_anystorage.credentials.choose import choose
+from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
+from ray_anystorage.discovery.discover import discover
+from ray_anystorage.discovery.homes import find_bucket_home, find_mount_homes
+from ray_anystorage.environment import BucketAddress, Environment, RunHome, Tier
+from ray_anystorage.errors import CredentialsError, NoStorageError, StorageError
+from ray_anystorage.policy import Request, StoragePlan, decide
+from ray_anystorage.settings import PREFIX, Settings, process_environment, read_settings
+from ray_anystorage.transfer.listing import list_keys
+
+logger = logging.getLogger(__name__)
+
+_CHECK_TIMEOUT = 8.0  # seconds; a run that cannot start says so in under ten
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was discovered, with the grant for the bucket or the reason why there is none."""
+
+    environment: Environment
+    settings: Settings
+    grant: Grant | None = None
+    obstacle: CredentialsError | StorageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A plan, and what it takes to carry it out."""
+
+    name: str
+    plan: StoragePlan
+    settings: Settings
+    local_root: str | None
+    artifacts_root: str | None
+    grant: Grant | None = field(default=None, repr=False)
+    site: tuple[tuple[str, str], ...] = ()
+
+    def worker_env_vars(self) -> dict[str, str]:
+        """Every variable that the run's processes get, secrets in the clear: for ``runtime_env`` alone."""
+        granted = self.grant.all_env_vars() if self.grant and self.plan.tier == "artifact" else {}
+        return {**dict(self.site), **granted}
+
+
+def survey(
+    name: str | None = None,
+    *,
+    credentials: str | None = None,
+    nodes: int | None = None,
+    roots: Mapping[Tier, str | None] | None = None,
+) -> Survey:
+    """Discover this node's places, choose credentials for the bucket and look for runs of the name."""
+    roots = roots or {}
+    environ = process_environment()
+    settings = read_settings(environ, roots=roots)
+    environment = discover(
+        local_storage=roots.get("local"),
+        cluster_storage=roots.get("cluster"),
+        user_storage=roots.get("user"),
+        shared_storage=roots.get("shared"),
+        artifact_storage=roots.get("artifact"),
+        nodes=nodes,
+        environ=environ,
+    )
+    homes = find_mount_homes(name, environment.places, settings.probe_timeout) if name else ()
+    environment = replace(environment, homes=homes)
+    artifact = environment.place("artifact")
+    if artifact is None or artifact.bucket is None:
+        return Survey(environment, settings)
+    try:
+        grant = choose(credentials or settings.credentials or "auto", artifact.bucket, environ)
+    except CredentialsError as error:
+        reason = error.message.splitlines()[0]
+        return Survey(replace(environment, credentials=f"none: {reason}"), settings, None, error)
+    return _with_bucket(name, environment, settings, grant, artifact.bucket)
+
+
+def _with_bucket(
+    name: str | None, environment: Environment, settings: Settings, grant: Grant, address: BucketAddress
+) -> Survey:
+    environment = replace(
+        environment,
+        env_vars=grant.env_vars,
+        secret_names=grant.secrets.names,
+        credentials=f"{grant.summary} ({grant.reason})",
+    )
+    if name is None:
+        return Survey(environment, settings, grant)
+    try:
+        home = find_bucket_home(name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_CHECK_TIMEOUT))
+    except StorageError as error:
+        note = f"The bucket could not be searched for an earlier run of this name: {error.reason}."
+        return Survey(replace(environment, notes=(*environment.notes, note)), settings, grant, error)
+    found: tuple[RunHome, ...] = (home,) if home else ()
+    return Survey(replace(environment, homes=(*environment.homes, *found)), settings, grant)
+
+
+def resolve(
+    request: Request,
+    *,
+    credentials: str | None = None,
+    nodes: int | None = None,
+    roots: Mapping[Tier, str | None] | None = None,
+) -> Resolved:
+    """Make a plan and check that it holds on this node, before anything is started.
+
+    Raises
+    ------
+    PlanError, CredentialsError, StorageError
+        What stands in the way, with its remedy, in under ten seconds.
+    """
+    name = request.name or f"ray_train_run-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    request = replace(request, name=name)
+    found = survey(name, credentials=credentials, nodes=nodes, roots=roots)
+    plan = decide(found.environment, request)
+    for note in found.environment.notes:
+        logger.warning("run %r: %s", name, note)
+    if plan.bucket is not None:
+        _check_plan(found, plan.bucket)
+    return Resolved(
+        name=name,
+        plan=plan,
+        settings=found.settings,
+        local_root=next((place.root for place in found.settings.locations if place.tier == "local"), None),
+        artifacts_root=_artifacts_root_or_none(found.environment, plan),
+        grant=found.grant,
+        site=site_variables(roots or {}),
+    )
+
+
+def _check_plan(found: Survey, address: BucketAddress) -> None:
+    if found.obstacle is not None:
+        raise found.obstacle
+    if found.grant is not None:
+        problem = first_problem(check_bucket(address, found.grant, timeout=_CHECK_TIMEOUT))
+        if problem is not None:
+            raise problem.error()
+
+
+def _artifacts_root_or_none(environment: Environment, plan: StoragePlan) -> str | None:
+    try:
+        return artifacts_root(environment, plan)
+    except NoStorageError:
+        return None  # the run itself does not need one; artifacts_dir() says so when it is called
+
+
+def artifacts_root(environment: Environment, plan: StoragePlan | None = None) -> str:
+    """Where logs and common files go: cluster storage, else the mount of the run home, else this node's disk.
+
+    Raises
+    ------
+    NoStorageError
+        No directory on this node can be written.
+    """
+    home = plan.place if plan else None
+    for place in (environment.place("cluster"), home, environment.place("user"), environment.place("local")):
+        if place is not None and place.usable and place.tier != "artifact":
+            return place.root
+    raise NoStorageError(
+        "there is no place for logs and common files: neither cluster, user nor local storage can be written. Set "
+        "RAY_ANYSTORAGE_CLUSTER_STORAGE to a directory that every node sees."
+    )
+
+
+def site_variables(roots: Mapping[Tier, str | None]) -> tuple[tuple[str, str], ...]:
+    """The site's settings, for processes on other nodes: ``RAY_ANYSTORAGE_*`` of this process and roots given here."""
+    said = {name: value for name, value in process_environment().items() if name.startswith(PREFIX)}
+    said |= {f"{PREFIX}{tier.upper()}_STORAGE": root for tier, root in roots.items() if root}
+    return tuple(sorted(said.items()))

@@ -1,0 +1,1 @@
+"""Real servers on loopback, for this package's tests and its demo."""

@@ -1,0 +1,1 @@
+"""How a plan meets Ray Train: a RunConfig, a StorageContext and callbacks."""

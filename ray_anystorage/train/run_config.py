@@ -1,0 +1,71 @@
+"""The RunConfig that puts a Ray Train run where the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ray_anystorage.credentials.choose import merge_runtime_env
+from ray_anystorage.credentials.redact import redact
+from ray_anystorage.errors import ConfigClashError
+from ray_anystorage.policy import Request
+from ray_anystorage.recipe import StorageRecipe, refuse_own_fields, storage_recipe
+from ray_anystorage.resolve import resolve
+from ray_anystorage.settings import apply_to_process
+from ray_anystorage.train.callbacks import NodeSetup
+from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, RunConfigV2, check_hooks
+from ray_anystorage.train.local_mode import refuse_local_mode
+from ray_anystorage.train.storage_context import AnyStorageContext, open_storage
+
+
+@dataclass(repr=False)
+class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
+    """A ``ray.train.RunConfig`` that carries the recipe of its storage instead of a live file system."""
+
+    recipe: StorageRecipe | None = None
+    carried: tuple[str, ...] = ()
+    secret_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Ray's own, with the values of the secret variables masked."""
+        return redact(super().__repr__(), [self._env_vars.get(name, "") for name in self.secret_names])
+
+    @property
+    def _env_vars(self) -> Mapping[str, str]:
+        env_vars: Mapping[str, str] = (self.worker_runtime_env or {}).get("env_vars", {})
+        return env_vars
+
+    @cached_property
+    def storage_context(self) -> AnyStorageContext:
+        """Ray builds this once, in the controller; what that process needs is set there first."""
+        if self.recipe is None:
+            raise ConfigClashError("this RunConfig was copied without its recipe: call anystorage.run_config() again")
+        env_vars = self._env_vars
+        apply_to_process({name: env_vars[name] for name in self.carried if name in env_vars})
+        return open_storage(self.recipe, self.name)
+
+
+def build_run_config(
+    request: Request, *, credentials: str | None, nodes: int | None, **ray_arguments: Any
+) -> AnyStorageRunConfig:
+    """Resolve the request on this cluster and build the config; see ``ray_anystorage.run_config``."""
+    check_hooks()
+    refuse_own_fields(ray_arguments)
+    resolved = resolve(request, credentials=credentials, nodes=nodes)
+    recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
+    refuse_local_mode(AnyStorageRunConfig)
+    env_vars = resolved.worker_env_vars()
+    return AnyStorageRunConfig(
+        name=resolved.name,
+        storage_path=resolved.plan.storage_path,
+        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe, resolved.name)],
+        worker_runtime_env=merge_runtime_env(
+            ray_arguments.pop("worker_runtime_env", None), env_vars, resolved.plan.secret_names
+        ),
+        recipe=recipe,
+        carried=tuple(sorted(env_vars)),
+        secret_names=resolved.plan.secret_names,
+        **ray_arguments,
+    )

@@ -1,0 +1,130 @@
+"""Repairing Ray's snapshot of a run on a mount, before Ray loads it.
+
+Stock Ray truncates its snapshot in place after every report; a full disk or a crash then leaves an empty or torn file,
+and the run never starts again. This package writes it atomically and keeps a second copy, so a torn one can only come
+from a run without it, or from someone else's hand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+import ray
+
+from ray_anystorage.errors import SnapshotDamagedError
+from ray_anystorage.home.atomic import write_atomically
+from ray_anystorage.home.filesystem import HomeFileSystem, mirror_of
+from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, _CheckpointManagerState
+
+logger = logging.getLogger(__name__)
+
+
+def repair_snapshot(home: HomeFileSystem) -> str | None:
+    """Make the snapshot of a run home loadable; returns what was done, or ``None`` where nothing was wrong.
+
+    The second copy is taken, less the checkpoints that are gone since. Without one, the snapshot is built anew from the
+    checkpoint folders, all but the newest: nothing shows that the newest is complete.
+
+    Raises
+    ------
+    SnapshotDamagedError
+        Neither gives a checkpoint that is known to be whole.
+    """
+    path = os.path.join(home.recipe.home, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
+    return home.call("repair", path, lambda: _repair(path, home))
+
+
+def _repair(path: str, home: HomeFileSystem) -> str | None:
+    if not os.path.lexists(path):
+        return None
+    if read_state(path) is not None:
+        return None
+    directory = os.path.dirname(path)
+    mirror = read_state(mirror_of(path))
+    if mirror is not None:
+        repaired, source = _without_missing(mirror, directory), "its second copy"
+    else:
+        repaired, source = (
+            _rebuilt(directory),
+            "the checkpoint folders, less the newest, which may be half written",
+        )
+    if not _names(repaired):
+        raise _beyond_repair(path, directory)
+    write_atomically(path, json.dumps(repaired).encode(), home.reserve.give_up)
+    done = f"{path} was empty or torn: rewritten from {source}; it names {len(_names(repaired))} checkpoints"
+    logger.warning(done)
+    return done
+
+
+def read_state(path: str) -> dict[str, Any] | None:
+    """Ray's snapshot as plain values, or ``None`` where the file is absent, empty or torn."""
+    try:
+        with open(path, "rb") as file:
+            state = json.loads(file.read())
+    except (FileNotFoundError, ValueError):
+        return None
+    return state if isinstance(state, dict) and "checkpoint_results" in state else None
+
+
+def _names(state: dict[str, Any]) -> list[str]:
+    return [result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+
+
+def _missing(state: dict[str, Any], directory: str) -> list[str]:
+    return [name for name in _names(state) if not os.path.isdir(os.path.join(directory, name))]
+
+
+def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
+    """The state less the checkpoints that are not there; Ray refuses a snapshot that names one."""
+    gone = set(_missing(state, directory))
+    kept = [index for index, name in enumerate(_names(state)) if name not in gone]
+    repaired = dict(state)
+    repaired["checkpoint_results"] = [state["checkpoint_results"][index] for index in kept]
+    repaired["checkpoint_report_indices"] = [state["checkpoint_report_indices"][index] for index in kept]
+    pending = state.get("pending_training_results", [])
+    alive = [index for index, result in enumerate(pending) if result["checkpoint_dir_name"] not in gone]
+    for key in ("pending_training_results", "pending_validation_specs"):
+        if key in state:
+            repaired[key] = [state[key][index] for index in alive]
+    latest = state.get("latest_checkpoint_result")
+    if latest is not None and latest["checkpoint_dir_name"] in gone:
+        order = dict(zip(_names(repaired), repaired["checkpoint_report_indices"], strict=True))
+        repaired["latest_checkpoint_result"] = max(
+            repaired["checkpoint_results"], key=lambda result: order[result["checkpoint_dir_name"]], default=None
+        )
+    return repaired
+
+
+def _rebuilt(directory: str) -> dict[str, Any]:
+    folders = _checkpoint_folders(directory)
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in folders[:-1]]
+    fields = getattr(_CheckpointManagerState, "model_fields", None) or _CheckpointManagerState.__fields__
+    values: dict[str, Any] = {
+        "ray_version": ray.__version__,
+        "checkpoint_results": results,
+        "checkpoint_report_indices": list(range(len(results))),
+        "latest_checkpoint_result": results[-1] if results else None,
+        "current_report_index": len(results),
+    }
+    return {name: values.get(name, []) for name in fields}
+
+
+def _checkpoint_folders(directory: str) -> list[str]:
+    """Names of the folders that may be checkpoints, oldest first."""
+    found = [
+        (entry.stat().st_mtime_ns, entry.name)
+        for entry in os.scandir(directory)
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and os.listdir(entry.path)
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def _beyond_repair(path: str, directory: str) -> SnapshotDamagedError:
+    folders = ", ".join(_checkpoint_folders(directory)) or "no checkpoint at all"
+    return SnapshotDamagedError(
+        f"{path} is empty or torn, and nothing shows that a checkpoint there is whole (found: {folders}). To "
+        f"start anew, remove {path} or choose another run name; to use what was found, read it with ray.train.Checkpoint first."
+    )

@@ -1,0 +1,138 @@
+"""A botocore S3 client for one bucket, with the credentials of a grant and of nothing else.
+
+What the workers will get is what is used here: this process's own variables count in ``ambient`` mode alone, so that a
+key in the driver's environment cannot hide that none was handed on. The process environment is not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import AssumeRoleWithWebIdentityProvider, ContainerProvider, CredentialResolver
+from botocore.exceptions import NoCredentialsError
+
+from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.environment import BucketAddress
+
+_ATTEMPTS = 2
+_CONTAINER_VARIABLES = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+_NODE_IDENTITY = ("container-role", "iam-role")  # botocore's names for asking the node who it is
+_SESSION_VARIABLES = {
+    "profile": "AWS_PROFILE",
+    "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
+    "config_file": "AWS_CONFIG_FILE",
+    "ca_bundle": "AWS_CA_BUNDLE",
+}
+
+
+def s3_client(address: BucketAddress, grant: Grant, *, connect_timeout: float, read_timeout: float) -> Any:
+    """Build a client that signs as the grant says and never follows a bucket into another region.
+
+    Parameters
+    ----------
+    connect_timeout, read_timeout
+        Seconds, for each of two attempts.
+
+    Raises
+    ------
+    botocore.exceptions.BotoCoreError
+        The grant's credentials cannot be had.
+    """
+    return client_of(s3_session(address, grant, connect_timeout=connect_timeout, read_timeout=read_timeout), address)
+
+
+def s3_session(address: BucketAddress, grant: Grant, *, connect_timeout: float, read_timeout: float) -> Any:
+    """The session behind :func:`s3_client`: time limits, region and the grant's credentials."""
+    variables = grant.all_env_vars()
+    session = botocore.session.Session()
+    session.set_default_client_config(
+        Config(
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+        )
+    )
+    # Stores that are compatible with S3 up to 2024 refuse the checksum trailers that botocore sends since.
+    session.set_config_variable("request_checksum_calculation", "when_required")
+    session.set_config_variable("response_checksum_validation", "when_required")
+    region = address.region or variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")
+    if region:
+        session.set_config_variable("region", region)
+    for name, variable in _SESSION_VARIABLES.items():
+        if variable in variables:
+            session.set_config_variable(name, variables[variable])
+    if grant.mode != "ambient":
+        _use_only(session, variables)
+    return session
+
+
+def client_of(session: Any, address: BucketAddress) -> Any:
+    """The S3 client of a session; path style where the store has an endpoint of its own."""
+    style = Config(s3={"addressing_style": "path"}) if address.endpoint else None
+    region = None if session.get_config_variable("region") or not address.endpoint else "us-east-1"
+    client = session.create_client("s3", region_name=region, endpoint_url=address.endpoint, config=style)
+    client.meta.events.register("before-call.s3", _stay_in_region)
+    return client
+
+
+def signer(session: Any) -> tuple[str, bool]:
+    """The access key that the session signs with, and whether a session token goes with it; may ask the network.
+
+    Raises
+    ------
+    botocore.exceptions.BotoCoreError
+        There is none, or it cannot be had.
+    """
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError
+    frozen = credentials.get_frozen_credentials()
+    return frozen.access_key, bool(frozen.token)
+
+
+def _use_only(session: Any, variables: Mapping[str, str]) -> None:
+    """Give the session the credentials that the variables say, and take every other source from it."""
+    session.set_config_variable("profile", None)
+    if "AWS_ACCESS_KEY_ID" in variables:
+        session.set_credentials(
+            variables["AWS_ACCESS_KEY_ID"],
+            variables.get("AWS_SECRET_ACCESS_KEY", ""),
+            variables.get("AWS_SESSION_TOKEN") or None,
+        )
+    elif "AWS_WEB_IDENTITY_TOKEN_FILE" in variables:
+        session.register_component("credential_provider", CredentialResolver([_web_identity(session, variables)]))
+    elif any(name in variables for name in _CONTAINER_VARIABLES):
+        provider = ContainerProvider(environ=dict(variables))
+        session.register_component("credential_provider", CredentialResolver([provider]))
+    else:
+        session.set_config_variable("profile", variables.get("AWS_PROFILE", "default"))
+        resolver = session.get_component("credential_provider")
+        for name in ("env", *_NODE_IDENTITY):
+            resolver.remove(name)
+
+
+def _web_identity(session: Any, variables: Mapping[str, str]) -> AssumeRoleWithWebIdentityProvider:
+    said = {
+        "role_arn": variables.get("AWS_ROLE_ARN"),
+        "role_session_name": variables.get("AWS_ROLE_SESSION_NAME"),
+        "web_identity_token_file": variables["AWS_WEB_IDENTITY_TOKEN_FILE"],
+    }
+    endpoint = variables.get("AWS_ENDPOINT_URL_STS") or variables.get("AWS_ENDPOINT_URL")
+
+    def create_client(service: str, **arguments: Any) -> Any:
+        return session.create_client(service, endpoint_url=endpoint, **arguments)
+
+    return AssumeRoleWithWebIdentityProvider(
+        load_config=lambda: {"profiles": {"grant": said}},
+        client_creator=create_client,
+        profile_name="grant",
+        disable_env_vars=True,
+    )
+
+
+def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
+    # botocore would sign again for the region that the store names, which neither pyarrow nor obstore do.
+    context.setdefault("s3_redirect", {})["redirected"] = True

@@ -1,0 +1,1 @@
+"""How a plan meets Ray Tune."""

@@ -1,0 +1,37 @@
+"""The RunConfig that puts a plain ``tune.Tuner`` where the plan says."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ray.tune import RunConfig
+
+from ray_anystorage.home.filesystem import HomeFileSystem
+from ray_anystorage.home.prepare import prepare_home
+from ray_anystorage.policy import Request
+from ray_anystorage.recipe import refuse_own_fields, storage_recipe
+from ray_anystorage.resolve import resolve
+from ray_anystorage.settings import apply_to_process
+
+logger = logging.getLogger(__name__)
+
+
+def build_tune_run_config(
+    request: Request, *, credentials: str | None, nodes: int | None, **ray_arguments: Any
+) -> RunConfig:
+    """Resolve the request on this cluster and build the config; see ``ray_anystorage.tune_run_config``.
+
+    The file system carries its recipe into ``tuner.pkl`` and to every trial, and sets the harmless variables where it
+    is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
+    """
+    refuse_own_fields(ray_arguments)
+    resolved = resolve(request, credentials=credentials, nodes=nodes)
+    recipe = storage_recipe(resolved)
+    if resolved.plan.secret_names:
+        apply_to_process(resolved.worker_env_vars())
+    filesystem = recipe.build_filesystem()
+    if isinstance(filesystem, HomeFileSystem):
+        prepare_home(filesystem)
+    logger.info(recipe.log_line(resolved.name))
+    return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)

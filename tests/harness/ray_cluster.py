@@ -1,0 +1,120 @@
+"""A real Ray cluster for the whole session, started by ``ray start``: it has nothing of a driver's environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_STARTED = "Ray runtime started"
+_FOREIGN = ("AWS_", "RAY_", "GOOGLE_", "ANYSCALE_", "TMPDIR", "PYTHONPATH")
+QUIET = {
+    "RAY_AUTH_MODE": "disabled",  # the cluster listens on this machine alone, and leaves no token in the home directory
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+os.environ.update(QUIET)  # Ray reads some of them when it is imported, and this is imported before it
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment less everything that storage or Ray reads, plus ``extra``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return {**kept, **QUIET, **(extra or {})}
+
+
+@dataclass(slots=True)
+class RayCluster:
+    """A one-node cluster of four logical CPUs.
+
+    Attributes
+    ----------
+    address
+        For ``ray.init`` or ``RAY_ADDRESS``.
+    directory
+        Ray's temporary directory: session logs, among others.
+    """
+
+    address: str
+    directory: Path
+
+    def run_driver(
+        self, script: str | Path, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a Python driver in a process of its own, outside the repository, with ``env`` added."""
+        source = ["-c", script] if isinstance(script, str) else [str(script)]
+        return subprocess.run(
+            [sys.executable, *source, *arguments],
+            env=clean_environment({"RAY_ADDRESS": self.address, **(env or {})}),
+            cwd=tempfile.gettempdir(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def log_text(self) -> str:
+        """Everything that Ray logged in this session."""
+        logs = sorted((self.directory / "session_latest" / "logs").rglob("*"))
+        return "\n".join(path.read_text(errors="replace") for path in logs if path.is_file())
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """Started before any test sets a credential; no test may stop it."""
+    directory = Path(tempfile.mkdtemp(prefix="anyray-", dir="/tmp"))
+    port = _free_port()
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
+               f"--temp-dir={directory}", "--num-cpus=4", "--include-dashboard=false", "--node-ip-address=127.0.0.1",
+               f"--object-store-memory={200 << 20}", "--disable-usage-stats"]  # fmt: skip
+    log = directory / "start.log"
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            command, env=clean_environment(), stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
+    try:
+        _wait_until_started(head, log)
+        yield RayCluster(f"127.0.0.1:{port}", directory)
+    finally:
+        head.kill()
+        head.wait()
+        _end_what_is_left(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _wait_until_started(head: subprocess.Popen[bytes], log: Path, timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while _STARTED not in log.read_text():
+        if head.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"ray start did not come up: {log.read_text()[-3000:]}")
+        time.sleep(0.05)
+
+
+def _end_what_is_left(directory: Path) -> None:
+    """Kill the processes of this cluster, known by its own directory on their command lines."""
+    mark = os.fsencode(str(directory))
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,135 @@
+"""Every example, run as a user would: a script of its own, on a cluster that knows nothing of the driver."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.ray_cluster import RayCluster, clean_environment
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.needs_ray
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> dict[str, str]:
+    """The variables of a site whose cluster storage is a directory of this test's own."""
+    (tmp_path / "cluster").mkdir()
+    return {"RAY_ANYSTORAGE_CLUSTER_STORAGE": str(tmp_path / "cluster")}
+
+
+def run_example(cluster: RayCluster, name: str, site: dict[str, str]) -> tuple[float, Path]:
+    """The accuracy and the checkpoint that the example prints."""
+    done = cluster.run_driver(EXAMPLES / name, env=site)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = re.search(r"^accuracy (\S+), checkpoint (\S+)$", done.stdout, re.MULTILINE)
+    assert said, done.stdout + done.stderr
+    return float(said[1]), Path(said[2])
+
+
+def checkpoints_of(run: str, file: str, site: dict[str, str]) -> list[Path]:
+    home = Path(site["RAY_ANYSTORAGE_CLUSTER_STORAGE"], run)
+    return sorted(path.parent for path in home.glob(f"checkpoint_*/{file}"))
+
+
+def test_the_plain_loop_trains_and_a_second_start_goes_on(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    accuracy, last = run_example(ray_cluster, "plain_loop.py", site)
+    assert accuracy > 0.85
+    saved = checkpoints_of("digits-plain", "weights.npz", site)
+    assert len(saved) == 3
+    assert last == saved[-1]
+    assert run_example(ray_cluster, "plain_loop.py", site) == (accuracy, last), "a finished run was trained again"
+    assert checkpoints_of("digits-plain", "weights.npz", site) == saved
+
+
+def test_lightgbm_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    accuracy, last = run_example(ray_cluster, "lightgbm_digits.py", site)
+    assert accuracy > 0.85
+    saved = checkpoints_of("digits-lightgbm", "model.txt", site)
+    assert len(saved) == 2
+    assert last == saved[-1]
+
+
+def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed (optional; .ci/run tries its CPU build)")
+    accuracy, last = run_example(ray_cluster, "torch_digits.py", site)
+    assert accuracy > 0.85
+    saved = checkpoints_of("digits-torch", "state.pt", site)
+    assert len(saved) == 4
+    assert last == saved[-1]
+
+
+@pytest.mark.parametrize("script", ["plain_loop.py", "torch_digits.py", "lightgbm_digits.py"])
+def test_one_line_differs_from_a_stock_script(script: str, tmp_path: Path) -> None:
+    """Put the stock line of the comment in the place of ours: nothing of this package is left in use."""
+    text = (EXAMPLES / script).read_text()
+    stock, replaced = re.subn(
+        r"^( *)# stock script: (.*)\n.*anystorage\.run_config.*$", r"\1\2", text, flags=re.MULTILINE
+    )
+    assert replaced == 1
+    assert re.findall(r".*anystorage.*", stock.split('"""', 2)[2]) == ["import ray_anystorage as anystorage"]
+    compile(stock, script, "exec")
+
+
+def test_torch_being_absent_is_said_clearly(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    command = [sys.executable, str(EXAMPLES / "torch_digits.py")]
+    environment = clean_environment({"PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("this example needs PyTorch: pip install torch")
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------
+
+
+def steps_that_tensorboard_reads(logs: Path) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(logs))
+    reader.Reload()
+    known = reader.Tags()["scalars"]
+    return [event.step for event in reader.Scalars("test/accuracy")] if "test/accuracy" in known else []
+
+
+def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def test_tensorboard_reads_the_logs_while_the_run_goes_on(
+    ray_cluster: RayCluster, site: dict[str, str], tmp_path: Path
+) -> None:
+    logs = Path(site["RAY_ANYSTORAGE_CLUSTER_STORAGE"], "artifacts", "digits-tensorboard")
+    logs.mkdir(parents=True)
+    assert steps_that_tensorboard_reads(logs) == []
+    log = tmp_path / "driver.log"
+    # Ray answers a report once per interval, so that 15 of them leave the reader plenty of time.
+    slow = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
+    environment = clean_environment({"RAY_ADDRESS": ray_cluster.address, **site, **slow})
+    command = [sys.executable, str(EXAMPLES / "tensorboard_logs.py"), "15"]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=output, stderr=output) as driver,
+    ):
+        try:
+            wait_for(lambda: len(steps_that_tensorboard_reads(logs)) >= 2, driver, log)
+            seen = steps_that_tensorboard_reads(logs)
+            wait_for(lambda: len(steps_that_tensorboard_reads(logs)) > len(seen), driver, log)
+            assert 2 <= len(seen) < 15
+            assert driver.wait(90) == 0, log.read_text()
+        finally:
+            driver.kill()
+    assert steps_that_tensorboard_reads(logs) == list(range(15))
+    assert f"logs in {logs}" in log.read_text()
