@@ -67,6 +67,10 @@ class UnsupportedRayError(AnyStorageError, ImportError):
     """This Ray version lacks a hook that this package builds on."""
 
 
+class DemoError(AnyStorageError, RuntimeError):
+    """The demo lacks something that it needs, or its process failed."""
+
+
 # --- what the plan cannot do --------------------------------------------------------------------
 
 

@@ -125,6 +125,6 @@ def _checkpoint_folders(directory: str) -> list[str]:
 def _beyond_repair(path: str, directory: str) -> SnapshotDamagedError:
     folders = ", ".join(_checkpoint_folders(directory)) or "no checkpoint at all"
     return SnapshotDamagedError(
-        f"{path} is empty or torn, and nothing shows that a checkpoint there is whole (found: {folders}). To "
-        f"start anew, remove {path} or choose another run name; to use what was found, read it with ray.train.Checkpoint first."
+        f"{path} is empty or torn, and nothing shows that a checkpoint there is whole (found: {folders}). To start "
+        f"anew, remove {path} or choose another run name; what was found can be read with ray.train.Checkpoint."
     )

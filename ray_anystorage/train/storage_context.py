@@ -23,7 +23,7 @@ from ray_anystorage.train.snapshot import repair_snapshot
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe
 from ray_anystorage.transfer.upload_tree import has_empty_directory, upload_tree
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.train.anystorage")  # Ray shows and files what comes below "ray.train"
 
 
 class AnyStorageContext(StorageContext):  # type: ignore[misc]

@@ -74,3 +74,11 @@ def silent_endpoint() -> Iterator[str]:
         listening.bind((HOST, 0))
         listening.listen(128)
         yield f"http://{HOST}:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def elsewhere_endpoint() -> Iterator[str]:
+    """A store whose bucket lives in another region, as S3 says it."""
+    body = s3_error("PermanentRedirect", "The bucket must be addressed at another endpoint.")
+    with answering(301, body, {"x-amz-bucket-region": "eu-central-1"}) as endpoint:
+        yield endpoint

@@ -89,6 +89,9 @@ def test_keys_asked_for_by_name_reach_workers_and_controller(
     result, output = run(ray_cluster, env, "carried", show=["AWS_ACCESS_KEY_ID", "AWS_REGION"])
     assert result["path"] == f"{bucket}/org/artifacts/carried"
     assert result["env"] == {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_REGION": s3_server.region}
+    started = [line for line in output.splitlines() if "run 'carried': artifact storage at s3://" in line]
+    assert len(started) == 1
+    assert "Credentials: env" in started[0]
     keys = s3_server.keys(bucket)
     assert "org/artifacts/carried/checkpoint_manager_snapshot.json" in keys
     assert len([key for key in keys if key.endswith("/n.json")]) == 2
