@@ -19,7 +19,9 @@ from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.home.filesystem import HomeFileSystem, mirror_of
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, _CheckpointManagerState
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.train.anystorage")
+
+_INDICES = "checkpoint_report_indices"
 
 
 def repair_snapshot(home: HomeFileSystem) -> str | None:
@@ -83,7 +85,8 @@ def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
     kept = [index for index, name in enumerate(_names(state)) if name not in gone]
     repaired = dict(state)
     repaired["checkpoint_results"] = [state["checkpoint_results"][index] for index in kept]
-    repaired["checkpoint_report_indices"] = [state["checkpoint_report_indices"][index] for index in kept]
+    if _INDICES in state:  # Ray 2.51 has none
+        repaired[_INDICES] = [state[_INDICES][index] for index in kept]
     pending = state.get("pending_training_results", [])
     alive = [index for index, result in enumerate(pending) if result["checkpoint_dir_name"] not in gone]
     for key in ("pending_training_results", "pending_validation_specs"):
@@ -91,7 +94,7 @@ def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
             repaired[key] = [state[key][index] for index in alive]
     latest = state.get("latest_checkpoint_result")
     if latest is not None and latest["checkpoint_dir_name"] in gone:
-        order = dict(zip(_names(repaired), repaired["checkpoint_report_indices"], strict=True))
+        order = dict(zip(_names(repaired), repaired.get(_INDICES, range(len(kept))), strict=True))
         repaired["latest_checkpoint_result"] = max(
             repaired["checkpoint_results"], key=lambda result: order[result["checkpoint_dir_name"]], default=None
         )
@@ -103,9 +106,10 @@ def _rebuilt(directory: str) -> dict[str, Any]:
     results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in folders[:-1]]
     fields = getattr(_CheckpointManagerState, "model_fields", None) or _CheckpointManagerState.__fields__
     values: dict[str, Any] = {
+        "version": 0,
         "ray_version": ray.__version__,
         "checkpoint_results": results,
-        "checkpoint_report_indices": list(range(len(results))),
+        _INDICES: list(range(len(results))),
         "latest_checkpoint_result": results[-1] if results else None,
         "current_report_index": len(results),
     }
