@@ -263,3 +263,14 @@ class HomeNotVisibleError(StorageError, FileNotFoundError):
     """A node of the run does not see the run home that the controller made."""
 
     errno = codes.ENOENT
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+class ManifestError(AnyStorageError, ValueError):
+    """A manifest is torn, contradicts itself, or names a path outside of its checkpoint."""
+
+
+class ManifestTooNewError(ManifestError):
+    """A later version of this package wrote the manifest."""

@@ -83,7 +83,8 @@ def survey(
         grant = choose(credentials or settings.credentials or "auto", artifact.bucket, environ)
     except CredentialsError as error:
         reason = error.message.splitlines()[0]
-        return Survey(replace(environment, credentials=f"none: {reason}"), settings, None, error)
+        notes = (*environment.notes, *_not_searched(name, reason))
+        return Survey(replace(environment, credentials=f"none: {reason}", notes=notes), settings, None, error)
     return _with_bucket(name, environment, settings, grant, artifact.bucket)
 
 
@@ -101,10 +102,14 @@ def _with_bucket(
     try:
         home = find_bucket_home(name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_CHECK_TIMEOUT))
     except StorageError as error:
-        note = f"The bucket could not be searched for an earlier run of this name: {error.reason}."
-        return Survey(replace(environment, notes=(*environment.notes, note)), settings, grant, error)
+        notes = (*environment.notes, *_not_searched(name, error.reason))
+        return Survey(replace(environment, notes=notes), settings, grant, error)
     found: tuple[RunHome, ...] = (home,) if home else ()
     return Survey(replace(environment, homes=(*environment.homes, *found)), settings, grant)
+
+
+def _not_searched(name: str | None, reason: str) -> tuple[str, ...]:
+    return () if name is None else (f"The bucket was not searched for an earlier run of this name: {reason}.",)
 
 
 def resolve(

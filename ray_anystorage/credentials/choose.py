@@ -120,7 +120,10 @@ def _refuse_unknown(mode: str, address: BucketAddress) -> None:
     if mode not in MODES:
         raise RequestError(f"credentials={mode!r} is not a mode: expected one of {', '.join(map(repr, MODES))}")
     if address.scheme not in _SCHEMES:
-        raise RequestError(f"{address.uri}: no credentials are known for {address.scheme!r}: expected s3://… or gs://…")
+        raise CredentialsError(
+            f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use an "
+            "s3:// or gs:// folder, or a mount with tier=…"
+        )
 
 
 # --- one function per mode ------------------------------------------------------------------------

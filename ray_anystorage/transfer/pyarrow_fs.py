@@ -64,6 +64,9 @@ class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
         super().__init__(**_gcs_arguments(recipe))
         self.recipe = recipe
 
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        """Do nothing, as for S3."""
+
     def __reduce__(self) -> tuple[Callable[[FileSystemRecipe], Any], tuple[FileSystemRecipe]]:
         return build, (self.recipe,)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -315,3 +316,14 @@ def test_fifty_kills_around_snapshot_writes_never_cost_more_than_the_last_report
         result["checkpoint_dir_name"] for result in json.loads((home / SNAPSHOT).read_text())["checkpoint_results"]
     }
     assert named <= {path.name for path in home.glob("checkpoint_[0-9]*")}
+
+
+def test_a_node_that_does_not_see_the_home_is_an_error_that_names_it(site: Path) -> None:
+    """The context as a worker gets it, on a node where the mount is another one."""
+    context = cloudpickle.dumps(anystorage.run_config("unseen").storage_context)
+    (site / "cluster").rename(site / "elsewhere")
+    (site / "cluster").mkdir()
+    with pytest.raises(errors.HomeNotVisibleError) as raised:
+        pickle.loads(context).check_visible()
+    for words in ("does not see the run home", str(site / "cluster" / "unseen"), ray.util.get_node_ip_address()):
+        assert words in str(raised.value)

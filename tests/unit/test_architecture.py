@@ -22,14 +22,16 @@ LAYERS = (
     {"units", "environment"},
     {"settings", "estimate"},
     {"policy", "credentials", "transfer", "discovery", "diagnosis", "home", "cluster", "testing"},
+    {"checkpoint"},
     {"resolve", "recipe"},
     {"train", "tune"},
     {"api"},
     {"__init__"},
+    {"demo"},
     {"cli"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
-MAY_IMPORT_RAY = {"train", "tune", "cluster"}
+MAY_IMPORT_RAY = {"train", "tune", "cluster", "demo"}
 
 # What a pure function can need: nothing here reads a clock, a file, the network or chance.
 PURE = {

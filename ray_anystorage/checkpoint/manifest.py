@@ -1,0 +1,184 @@
+"""The manifest: what one rank stored for one checkpoint, written after its data is durable.
+
+One JSON file per rank and attempt in the checkpoint's own ``.anystorage`` folder. Its fields are fixed by
+:data:`FORMAT`; a reader refuses a newer format rather than guess.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_anystorage.errors import ManifestError, ManifestTooNewError
+
+FORMAT = 1
+FOLDER = ".anystorage"
+_NAME = re.compile(r"manifest-(?P<attempt>[0-9a-z]+)-(?P<rank>[0-9]+)-of-(?P<world>[0-9]+)\.json")
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file: its path below the checkpoint (POSIX, relative), its bytes, its digest and that of each chunk."""
+
+    path: str
+    size: int
+    digest: str
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one rank stored.
+
+    Attributes
+    ----------
+    attempt
+        Which start of the worker group saved it: manifests of one checkpoint belong together when this is the same.
+    rank, world_size
+        Of the rank that saved, and how many ranks that attempt had.
+    location
+        The URI of the folder that holds the data, or ``None`` where it lies beside the manifest.
+    algorithm, chunk_bytes
+        Of the digests; a chunk is this many bytes, the last one fewer.
+    files, directories
+        Every file, and the directories without any, in the order of their paths.
+    """
+
+    attempt: str
+    rank: int
+    world_size: int
+    location: str | None
+    algorithm: str
+    chunk_bytes: int
+    files: tuple[FileEntry, ...]
+    directories: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The manifest's file name."""
+        return f"manifest-{self.attempt}-{self.rank}-of-{self.world_size}.json"
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return sum(file.size for file in self.files)
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "attempt": self.attempt,
+                "rank": self.rank,
+                "world_size": self.world_size,
+                "location": self.location,
+                "algorithm": self.algorithm,
+                "chunk_bytes": self.chunk_bytes,
+                "files": [[file.path, file.size, file.digest, list(file.chunks)] for file in self.files],
+                "directories": list(self.directories),
+            },
+            separators=(",", ":"),
+        ).encode()
+
+
+def is_manifest(name: str) -> bool:
+    """True for the file name of a manifest."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read_manifest(name: str, content: bytes) -> Manifest:
+    """Parse and check a stored manifest.
+
+    Parameters
+    ----------
+    name
+        Its file name, which must agree with its content.
+    content
+        As stored.
+
+    Raises
+    ------
+    ManifestTooNewError
+        A later version of this package wrote it.
+    ManifestError
+        It is torn, contradicts its name, or names a path outside of the checkpoint.
+    """
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise ManifestError(f"{name} is torn or not a manifest: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+        raise ManifestError(f"{name} is not a manifest: it has no format")
+    if values["format"] > FORMAT:
+        raise ManifestTooNewError(
+            f"{name} has format {values['format']}, and this version of ray_anystorage reads up to {FORMAT}: upgrade it"
+        )
+    try:
+        manifest = _parse(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{name} is not a whole manifest: {error!r}") from error
+    if manifest.name != name:
+        raise ManifestError(f"{name} says that it is {manifest.name}")
+    return manifest
+
+
+def _parse(values: dict[str, Any]) -> Manifest:
+    files = tuple(FileEntry(path, int(size), digest, tuple(chunks)) for path, size, digest, chunks in values["files"])
+    directories = tuple(values["directories"])
+    chunk_bytes = int(values["chunk_bytes"])
+    if chunk_bytes < 1:
+        raise ValueError(f"chunks of {chunk_bytes} bytes")
+    for file in files:
+        check_path(file.path)
+        if file.size < 0 or len(file.chunks) != -(-file.size // chunk_bytes):
+            raise ValueError(f"{file.path!r} has {file.size} bytes and {len(file.chunks)} chunks")
+        for digest in (file.digest, *file.chunks):
+            if not _DIGEST.fullmatch(digest):
+                raise ValueError(f"{file.path!r} has the digest {digest!r}")
+    for path in directories:
+        check_path(path)
+    _refuse_twice([file.path for file in files])
+    location = values["location"]
+    if location is not None and not isinstance(location, str):
+        raise ValueError(f"location {location!r}")
+    return Manifest(
+        attempt=str(values["attempt"]),
+        rank=int(values["rank"]),
+        world_size=int(values["world_size"]),
+        location=location,
+        algorithm=str(values["algorithm"]),
+        chunk_bytes=chunk_bytes,
+        files=files,
+        directories=directories,
+    )
+
+
+def check_path(path: str) -> str:
+    """Return the path if it is relative, stays below the checkpoint and leaves its ``.anystorage`` folder alone.
+
+    Raises
+    ------
+    ValueError
+        Naming the path and what is wrong with it.
+    """
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{path!r} is not a path")
+    segments = path.split("/")
+    if path.startswith("/") or "\0" in path or any(segment in ("", ".", "..") for segment in segments):
+        raise ValueError(f"{path!r} is not a plain path below the checkpoint")
+    if segments[0] == FOLDER:
+        raise ValueError(f"{path!r} lies in the folder {FOLDER}, which is this package's own")
+    if len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
+        raise ValueError(f"{path[:60]!r}… is longer than {_LONGEST_PATH} bytes")
+    return path
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"{twice!r} is named twice")

@@ -1,0 +1,101 @@
+"""Manifests: they read back as they were written, and nothing else reads as one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, check_path, is_manifest, read_manifest
+from ray_anystorage.errors import ManifestError, ManifestTooNewError
+
+CHUNK = 8
+DIGEST = "0123456789abcdef0123456789abcdef"
+
+
+def entry(path: str, size: int = 20) -> FileEntry:
+    return FileEntry(path, size, DIGEST, (DIGEST,) * -(-size // CHUNK))
+
+
+def manifest(*files: FileEntry, location: str | None = None, directories: tuple[str, ...] = ()) -> Manifest:
+    return Manifest("a1", 0, 2, location, "xxh3-128", CHUNK, files, directories)
+
+
+segments = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20)
+paths = (
+    st.lists(segments.filter(lambda segment: segment not in (".", "..", ".anystorage")), min_size=1, max_size=4)
+    .map("/".join)
+    .filter(lambda path: len(path.encode()) < 4096)
+)
+
+
+@given(st.lists(st.builds(entry, paths, st.integers(0, 100)), unique_by=lambda file: file.path), st.none() | st.text())
+def test_what_is_written_reads_back(files: list[FileEntry], location: str | None) -> None:
+    written = manifest(
+        *files, location=location and location.encode("utf-8", "ignore").decode(), directories=("empty",)
+    )
+    assert read_manifest(written.name, written.to_bytes()) == written
+    assert is_manifest(written.name)
+    assert written.size == sum(file.size for file in files)
+
+
+@given(st.data())
+def test_a_torn_manifest_is_never_read(data: st.DataObject) -> None:
+    whole = manifest(entry("model"), entry("optimizer")).to_bytes()
+    with pytest.raises(ManifestError):
+        read_manifest("manifest-a1-0-of-2.json", whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../up", "/absolute", "a/../b", "a//b", "./a", "", "a\0b", "a/", ".anystorage/x", ".anystorage", "x" * 5000],
+)
+def test_hostile_paths_are_refused_and_named(path: str) -> None:
+    with pytest.raises(ValueError, match=r"path|folder|longer"):
+        check_path(path)
+    values = json.loads(manifest(entry("good")).to_bytes())
+    values["files"][0][0] = path
+    with pytest.raises(ManifestError, match=r"manifest-a1-0-of-2\.json"):
+        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", [["a", 20, DIGEST, [DIGEST]]]),
+        ("files", [["a", -1, DIGEST, []]]),
+        ("files", [["a", 8, "no digest", [DIGEST]]]),
+        ("files", [["a", 8, DIGEST, [DIGEST]]] * 2),
+        ("files", [["a", 8]]),
+        ("files", None),
+        ("chunk_bytes", 0),
+        ("location", 7),
+        ("rank", "one"),
+        ("rank", 1),
+        ("world_size", 3),
+        ("attempt", "b2"),
+        ("directories", [".."]),
+        ("format", None),
+    ],
+)
+def test_contradictions_are_refused(field: str, value: object) -> None:
+    values = json.loads(manifest(entry("good")).to_bytes())
+    values[field] = value
+    with pytest.raises(ManifestError):
+        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+
+
+def test_a_newer_format_is_refused_with_the_remedy() -> None:
+    values = json.loads(manifest().to_bytes())
+    values["format"] = FORMAT + 1
+    with pytest.raises(ManifestTooNewError, match="upgrade"):
+        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "manifest-a1-0-of-2.json.tmp", "../manifest-a1-0-of-2.json", "commit.json"]
+)
+def test_other_files_are_no_manifests(name: str) -> None:
+    assert not is_manifest(name)
