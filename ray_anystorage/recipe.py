@@ -19,6 +19,8 @@ class StorageRecipe:
 
     Attributes
     ----------
+    name
+        The run's.
     fs_path
         The storage path as the file system takes it, without a scheme.
     uri
@@ -33,6 +35,7 @@ class StorageRecipe:
         For the one line that the run logs at its start.
     """
 
+    name: str
     tier: Tier
     uri: str
     fs_path: str
@@ -48,9 +51,9 @@ class StorageRecipe:
             return HomeFileSystem(self.filesystem)
         return build(self.filesystem)
 
-    def log_line(self, name: str) -> str:
+    def log_line(self) -> str:
         """Where, why, and with what credentials, in one line."""
-        return f"run {name!r}: {self.tier} storage at {self.uri}. {self.why} Credentials: {self.credentials}."
+        return f"run {self.name!r}: {self.tier} storage at {self.uri}. {self.why} Credentials: {self.credentials}."
 
 
 def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> StorageRecipe:
@@ -65,6 +68,7 @@ def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> Sto
         home = f"{fs_path.rstrip('/')}/{resolved.name}"
         filesystem = HomeRecipe(plan.tier, fs_path, home, mirrored, resolved.settings.call_timeout)
     return StorageRecipe(
+        name=resolved.name,
         tier=plan.tier,
         uri=plan.storage_path,
         fs_path=fs_path,

@@ -21,9 +21,8 @@ _TEMPORARY_FOLDER = "anystorage-tmp"
 class NodeSetup(WorkerCallback):  # type: ignore[misc]
     """Runs in every worker before user code: sees that the run home is there, and moves temporary files to NVMe."""
 
-    def __init__(self, recipe: StorageRecipe, name: str) -> None:
+    def __init__(self, recipe: StorageRecipe) -> None:
         self._recipe = recipe
-        self._name = name
 
     def after_init_train_context(self) -> None:
         """Check the home from this node, then choose this node's temporary directory."""
@@ -31,7 +30,7 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
         if isinstance(storage, AnyStorageContext):
             storage.check_visible()
         if self._recipe.local_root is not None:
-            use_local_temporary_directory(self._recipe.local_root, self._name)
+            use_local_temporary_directory(self._recipe.local_root, self._recipe.name)
 
 
 def use_local_temporary_directory(local_root: str, name: str) -> str | None:

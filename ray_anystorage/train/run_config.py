@@ -40,11 +40,17 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
     @cached_property
     def storage_context(self) -> AnyStorageContext:
         """Ray builds this once, in the controller; what that process needs is set there first."""
-        if self.recipe is None:
-            raise ConfigClashError("this RunConfig was copied without its recipe: call anystorage.run_config() again")
+        recipe = self.recipe
+        if recipe is None or (recipe.name, recipe.uri) != (self.name, self.storage_path):
+            planned = "nothing" if recipe is None else f"name={recipe.name!r}, storage_path={recipe.uri!r}"
+            raise ConfigClashError(
+                f"this RunConfig was changed after it was planned: it says name={self.name!r}, "
+                f"storage_path={self.storage_path!r}, and the plan was made for {planned}. Call anystorage.run_config() "
+                "with the values that you want."
+            )
         env_vars = self._env_vars
         apply_to_process({name: env_vars[name] for name in self.carried if name in env_vars})
-        return open_storage(self.recipe, self.name)
+        return open_storage(recipe)
 
 
 def build_run_config(
@@ -60,7 +66,7 @@ def build_run_config(
     return AnyStorageRunConfig(
         name=resolved.name,
         storage_path=resolved.plan.storage_path,
-        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe, resolved.name)],
+        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe)],
         worker_runtime_env=merge_runtime_env(
             ray_arguments.pop("worker_runtime_env", None), env_vars, resolved.plan.secret_names
         ),

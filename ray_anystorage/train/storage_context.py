@@ -29,11 +29,11 @@ logger = logging.getLogger("ray.train.anystorage")  # Ray shows and files what c
 class AnyStorageContext(StorageContext):  # type: ignore[misc]
     """Ray's storage context on the plan's file system. It pickles as its recipe: no live client, no secret."""
 
-    def __init__(self, recipe: StorageRecipe, name: str) -> None:
+    def __init__(self, recipe: StorageRecipe) -> None:
         self.recipe = recipe
         super().__init__(
             storage_path=recipe.fs_path,
-            experiment_dir_name=name,
+            experiment_dir_name=recipe.name,
             storage_filesystem=recipe.build_filesystem(),
         )
 
@@ -75,7 +75,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         return Checkpoint(target, filesystem=self.storage_filesystem)
 
 
-def open_storage(recipe: StorageRecipe, name: str) -> AnyStorageContext:
+def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
     """Make the run home ready and open it; for the controller, before Ray loads the run's state.
 
     Raises
@@ -90,8 +90,8 @@ def open_storage(recipe: StorageRecipe, name: str) -> AnyStorageContext:
         home = HomeFileSystem(recipe.filesystem)
         prepare_home(home)
         repair_snapshot(home)
-    context = AnyStorageContext(recipe, name)
-    logger.info(recipe.log_line(name))
+    context = AnyStorageContext(recipe)
+    logger.info(recipe.log_line())
     return context
 
 

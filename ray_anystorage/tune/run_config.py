@@ -33,5 +33,5 @@ def build_tune_run_config(
     filesystem = recipe.build_filesystem()
     if isinstance(filesystem, HomeFileSystem):
         prepare_home(filesystem)
-    logger.info(recipe.log_line(resolved.name))
+    logger.info(recipe.log_line())
     return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)

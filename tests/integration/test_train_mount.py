@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 import ray_anystorage as anystorage
 from ray_anystorage import errors
+from ray_anystorage.train import hooks
 from tests.harness.mounts import tmpfs
 from tests.harness.ray_cluster import RayCluster, clean_environment
 
@@ -327,3 +329,18 @@ def test_a_node_that_does_not_see_the_home_is_an_error_that_names_it(site: Path)
         pickle.loads(context).check_visible()
     for words in ("does not see the run home", str(site / "cluster" / "unseen"), ray.util.get_node_ip_address()):
         assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"storage_path": "/elsewhere"}])
+def test_a_config_that_was_changed_after_planning_is_refused(site: Path, change: dict[str, str]) -> None:
+    config = dataclasses.replace(anystorage.run_config("planned"), **change)
+    with pytest.raises(errors.ConfigClashError, match="planned") as raised:
+        _ = config.storage_context
+    assert repr(next(iter(change.values()))) in str(raised.value)
+
+
+def test_a_ray_without_a_hook_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(hooks.StorageContext, "persist_current_checkpoint")
+    with pytest.raises(errors.UnsupportedRayError, match=r"persist_current_checkpoint is gone") as raised:
+        hooks.check_hooks.__wrapped__()
+    assert ray.__version__ in str(raised.value)
