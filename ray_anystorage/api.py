@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.cluster.nodes import alive_nodes
+from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import Environment, Tier
 from ray_anystorage.policy import Request, StoragePlan, decide
-from ray_anystorage.policy.request import Audience
+from ray_anystorage.policy.request import Audience, check_name
 from ray_anystorage.resolve import survey
+from ray_anystorage.settings import read_settings
 
 if TYPE_CHECKING:
     import ray.train
@@ -184,10 +186,21 @@ def artifacts_dir(name: str | None = None) -> str:
     """The folder for TensorBoard logs and common files, on cluster storage; created on demand.
 
     In a training function it is the run's own; elsewhere that of the run ``name``, or the folder above them all.
+
+    Raises
+    ------
+    InvalidNameError
+        The name is not one path segment.
+    NoStorageError
+        There is no directory that all nodes can be expected to see.
+    TimeoutError
+        The mount does not answer.
     """
+    if name is not None:
+        check_name(name)
     root, own = _artifacts_root()
     directory = os.path.join(root, "artifacts", *(part for part in (name or own,) if part))
-    os.makedirs(directory, exist_ok=True)
+    bounded(lambda: os.makedirs(directory, exist_ok=True), read_settings().call_timeout, what=f"make {directory}")
     return directory
 
 

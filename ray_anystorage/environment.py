@@ -148,6 +148,8 @@ class Environment:
         Alive nodes of the Ray cluster, or ``None`` when no cluster is connected.
     homes
         Runs found of the name that discovery was asked for.
+    unsearched
+        Tiers that are there but could not be searched for such a run.
     threshold
         Bytes above which a checkpoint belongs in the artifact store.
     env_vars
@@ -163,6 +165,7 @@ class Environment:
     places: tuple[Place, ...]
     nodes: int | None = None
     homes: tuple[RunHome, ...] = ()
+    unsearched: tuple[Tier, ...] = ()
     threshold: int = 10 * 10**9
     env_vars: tuple[tuple[str, str], ...] = ()
     secret_names: tuple[str, ...] = ()

@@ -28,7 +28,9 @@ class StorageRecipe:
     filesystem
         How to build the file system: of a run home on a mount, or of a bucket.
     local_root
-        Where ``local`` storage would be on a node that has it, or ``None`` where the run has none.
+        Where ``local`` storage would be on a node that has it and says nothing else itself.
+    one_node
+        True when only a run on one node can use this place.
     artifacts_root
         Where the run's TensorBoard logs and common files go, or ``None`` where no mount serves.
     why, credentials
@@ -41,6 +43,7 @@ class StorageRecipe:
     fs_path: str
     filesystem: HomeRecipe | FileSystemRecipe
     local_root: str | None
+    one_node: bool
     artifacts_root: str | None
     why: str
     credentials: str
@@ -74,6 +77,7 @@ def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> Sto
         fs_path=fs_path,
         filesystem=filesystem,
         local_root=resolved.local_root,
+        one_node=not plan.place.network and (plan.tier == "local" or not plan.place.location.explicit),
         artifacts_root=resolved.artifacts_root,
         why=" ".join(plan.reasons),
         credentials=plan.credentials,

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from ray_anystorage.credentials.choose import choose
+from ray_anystorage.credentials.choose import check_mode, choose
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.discovery.discover import discover
-from ray_anystorage.discovery.homes import find_bucket_home, find_mount_homes
+from ray_anystorage.discovery.homes import can_be_searched, find_bucket_home, find_mount_homes
 from ray_anystorage.environment import BucketAddress, Environment, RunHome, Tier
 from ray_anystorage.errors import CredentialsError, NoStorageError, StorageError
 from ray_anystorage.policy import Request, StoragePlan, decide
-from ray_anystorage.settings import PREFIX, Settings, process_environment, read_settings
+from ray_anystorage.settings import LOCAL_VARIABLE, PREFIX, Settings, process_environment, read_settings
 from ray_anystorage.transfer.listing import list_keys
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,17 @@ def survey(
         nodes=nodes,
         environ=environ,
     )
-    homes = find_mount_homes(name, environment.places, settings.probe_timeout) if name else ()
-    environment = replace(environment, homes=homes)
+    if name is not None:
+        homes = find_mount_homes(name, environment.places, settings.probe_timeout)
+        unsearched = tuple(p.tier for p in environment.places if p.problem is not None and not can_be_searched(p))
+        environment = replace(environment, homes=homes, unsearched=unsearched)
+    mode = credentials or settings.credentials or "auto"
+    check_mode(mode)
     artifact = environment.place("artifact")
     if artifact is None or artifact.bucket is None:
         return Survey(environment, settings)
     try:
-        grant = choose(credentials or settings.credentials or "auto", artifact.bucket, environ)
+        grant = choose(mode, artifact.bucket, environ)
     except CredentialsError as error:
         reason = error.message.splitlines()[0]
         notes = (*environment.notes, *_not_searched(name, reason))
@@ -132,8 +136,7 @@ def resolve(
     plan = decide(found.environment, request)
     for note in found.environment.notes:
         logger.warning("run %r: %s", name, note)
-    if plan.bucket is not None:
-        _check_plan(found, plan.bucket)
+    _check_plan(found, plan, forced=request.tier is not None)
     return Resolved(
         name=name,
         plan=plan,
@@ -145,13 +148,30 @@ def resolve(
     )
 
 
-def _check_plan(found: Survey, address: BucketAddress) -> None:
+def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
+    """Raise what keeps the plan's bucket from working, or an earlier run from being found in it."""
+    if plan.bucket is None:
+        if isinstance(found.obstacle, StorageError) and not forced:
+            raise _unsearched(found.obstacle, plan)
+        return
     if found.obstacle is not None:
         raise found.obstacle
     if found.grant is not None:
-        problem = first_problem(check_bucket(address, found.grant, timeout=_CHECK_TIMEOUT))
+        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=_CHECK_TIMEOUT))
         if problem is not None:
             raise problem.error()
+
+
+def _unsearched(obstacle: StorageError, plan: StoragePlan) -> StorageError:
+    """The obstacle, with what to do for a run that does not need the bucket."""
+    return type(obstacle)(
+        obstacle.reason,
+        tier=obstacle.tier,
+        place=obstacle.place,
+        tried=obstacle.tried,
+        remedy=f"{obstacle.remedy} The run itself would go to {plan.storage_path}, but one of the same name may be in "
+        f"the bucket; to go on without looking there, say tier={plan.tier!r}.",
+    )
 
 
 def _artifacts_root_or_none(environment: Environment, plan: StoragePlan) -> str | None:
@@ -170,7 +190,8 @@ def artifacts_root(environment: Environment, plan: StoragePlan | None = None) ->
         No directory on this node can be written.
     """
     home = plan.place if plan else None
-    for place in (environment.place("cluster"), home, environment.place("user"), environment.place("local")):
+    local = environment.place("local") if (environment.nodes or 1) == 1 else None
+    for place in (environment.place("cluster"), home, environment.place("user"), local):
         if place is not None and place.usable and place.tier != "artifact":
             return place.root
     raise NoStorageError(
@@ -180,7 +201,11 @@ def artifacts_root(environment: Environment, plan: StoragePlan | None = None) ->
 
 
 def site_variables(roots: Mapping[Tier, str | None]) -> tuple[tuple[str, str], ...]:
-    """The site's settings, for processes on other nodes: ``RAY_ANYSTORAGE_*`` of this process and roots given here."""
+    """The site's settings, for processes on other nodes: ``RAY_ANYSTORAGE_*`` of this process and roots given here.
+
+    Where ``local`` storage is stays each node's own matter.
+    """
     said = {name: value for name, value in process_environment().items() if name.startswith(PREFIX)}
-    said |= {f"{PREFIX}{tier.upper()}_STORAGE": root for tier, root in roots.items() if root}
+    said.pop(LOCAL_VARIABLE, None)
+    said |= {f"{PREFIX}{tier.upper()}_STORAGE": root for tier, root in roots.items() if root and tier != "local"}
     return tuple(sorted(said.items()))

@@ -16,6 +16,7 @@ from ray_anystorage.errors import RequestError, SettingsError
 from ray_anystorage.units import parse_size
 
 PREFIX = "RAY_ANYSTORAGE_"
+LOCAL_VARIABLE = f"{PREFIX}LOCAL_STORAGE"
 DEFAULT_MOUNTS: dict[Tier, str] = {
     "local": "/mnt/local_storage",
     "cluster": "/mnt/cluster_storage",
@@ -64,13 +65,30 @@ class Settings:
     platform_bucket: str | None = None
 
 
+_before: dict[str, tuple[str | None, str]] = {}  # what this package set in this process: value before, and now
+
+
 def process_environment() -> dict[str, str]:
-    """A copy of this process's environment."""
-    return dict(os.environ)
+    """A copy of this process's environment as it was said from outside, less what :func:`apply_to_process` set."""
+    environ = dict(os.environ)
+    for name, (before, own) in _before.items():
+        if environ.get(name) == own:
+            del environ[name]
+            if before is not None:
+                environ[name] = before
+    return environ
 
 
 def apply_to_process(env_vars: Mapping[str, str]) -> None:
-    """Set variables in this process, for the SDKs that it hosts."""
+    """Set variables in this process, for the SDKs that it hosts; this package does not take them for the user's."""
+    outside = process_environment()
+    for name, value in env_vars.items():
+        _before[name] = (outside.get(name), value)
+    os.environ.update(env_vars)
+
+
+def declare_in_process(env_vars: Mapping[str, str]) -> None:
+    """Set variables in this process as if they had been said from outside."""
     os.environ.update(env_vars)
 
 

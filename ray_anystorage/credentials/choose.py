@@ -111,7 +111,16 @@ def merge_runtime_env(
     return merged
 
 
-def _refuse_unknown(mode: str, address: BucketAddress) -> None:
+def check_mode(mode: str) -> None:
+    """Refuse what is not a mode.
+
+    Raises
+    ------
+    RequestError
+        Naming the value and the modes.
+    CredentialsError
+        For ``"broker"``, which is planned.
+    """
     if mode == "broker":
         raise CredentialsError(
             'credentials="broker" is not available in this version\n  what to do: use "reference" (a profile or a key '
@@ -119,10 +128,14 @@ def _refuse_unknown(mode: str, address: BucketAddress) -> None:
         )
     if mode not in MODES:
         raise RequestError(f"credentials={mode!r} is not a mode: expected one of {', '.join(map(repr, MODES))}")
+
+
+def _refuse_unknown(mode: str, address: BucketAddress) -> None:
+    check_mode(mode)
     if address.scheme not in _SCHEMES:
         raise CredentialsError(
-            f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use an "
-            "s3:// or gs:// folder, or a mount with tier=…"
+            f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use "
+            "an s3:// or gs:// folder, or a mount with tier=…"
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 MASK = "***"
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|_SAS", re.IGNORECASE)
 
 
 class Secrets:
@@ -44,3 +46,8 @@ def redact(text: str, values: Iterable[str]) -> str:
     for value in sorted((value for value in values if value), key=len, reverse=True):
         text = text.replace(value, MASK)
     return text
+
+
+def sounds_secret(name: str) -> bool:
+    """True for a variable whose value should not be shown, going by its name; names of files are harmless."""
+    return bool(_SECRET_NAME.search(name)) and not name.endswith(("_FILE", "_PATH"))

@@ -11,11 +11,13 @@ from fnmatch import fnmatchcase
 from ray_anystorage.discovery.mounts import problem_of
 from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import MOUNT_TIERS, BucketAddress, Place, RunHome, Tier
+from ray_anystorage.errors import MountFullError, MountPermissionError, MountReadOnlyError
 
 # What Ray Train and Ray Tune write once there is something to resume.
 _STATE = ("checkpoint_manager_snapshot.json", "tuner.pkl", "experiment_state-*.json")
 # What Ray and this package write at the very start of a run.
 _BEGINNINGS = (".validate_storage_marker", ".anystorage")
+_READABLE = (MountFullError, MountReadOnlyError, MountPermissionError)
 _Sighting = tuple[RunHome, tuple[int, int]]
 
 
@@ -30,7 +32,8 @@ def find_mount_homes(name: str, places: Sequence[Place], timeout: float) -> tupl
     name
         The run's name, one path segment.
     places
-        As discovered; those that are not usable, and buckets, are passed over.
+        As discovered; buckets and what is absent are passed over. A mount that cannot be written, being full or
+        read-only, is searched all the same: a run may live there.
     timeout
         Seconds for each mount; they are looked at side by side.
 
@@ -39,7 +42,7 @@ def find_mount_homes(name: str, places: Sequence[Place], timeout: float) -> tupl
     StorageError
         A mount that was usable cannot be read now. Passing it over could start a second run of the same name.
     """
-    mounts = [place for place in places if place.usable and place.tier in MOUNT_TIERS]
+    mounts = [place for place in places if can_be_searched(place)]
     if not mounts:
         return ()
     with ThreadPoolExecutor(max_workers=len(mounts)) as pool:
@@ -48,6 +51,12 @@ def find_mount_homes(name: str, places: Sequence[Place], timeout: float) -> tupl
     for home, identity in seen:
         unique.setdefault(identity, home)
     return tuple(unique.values())
+
+
+def can_be_searched(place: Place) -> bool:
+    """True for a mount that can be read, whether or not it can be written."""
+    readable = place.problem is not None and issubclass(place.problem.error_type, _READABLE)
+    return place.tier in MOUNT_TIERS and (place.usable or readable)
 
 
 def find_bucket_home(name: str, address: BucketAddress, list_keys: Callable[[str], Iterable[str]]) -> RunHome | None:
@@ -60,13 +69,15 @@ def find_bucket_home(name: str, address: BucketAddress, list_keys: Callable[[str
     address
         The artifact folder.
     list_keys
-        Given a prefix that ends with a slash, gives the keys below it, as full keys of the bucket in the store's own
-        (lexicographic) order; the first hundred suffice, as Ray's marker starts with a dot and so comes early.
+        Given a prefix, gives the first keys of the bucket that begin with it.
     """
     prefix = f"{address.prefix}/{name}/".lstrip("/")
+    found = [key for pattern in _STATE for key in list_keys(f"{prefix}{pattern.partition('*')[0]}")]
     # A key that is the prefix itself only stands for an empty directory.
-    segments = {key.removeprefix(prefix).partition("/")[0] for key in list_keys(prefix) if key != prefix}
-    return _judge(name, "artifact", f"{address.uri}/{name}", segments)
+    found = found or [key for key in list_keys(prefix) if key != prefix]
+    return _judge(
+        name, "artifact", f"{address.uri}/{name}", {key.removeprefix(prefix).partition("/")[0] for key in found}
+    )
 
 
 def _find(name: str, place: Place, timeout: float) -> _Sighting | None:

@@ -53,7 +53,10 @@ class AtomicFile(io.RawIOBase):
         """Write all of ``data``; an ``OSError`` here makes the later close keep the old content."""
         view = memoryview(data).cast("B")
         if self._replay is not None:
-            self._replay = self._replay + view if len(self._replay) + len(view) <= _REPLAY_BYTES else None
+            if len(self._replay) + len(view) <= _REPLAY_BYTES:
+                self._replay.extend(view)
+            else:
+                self._replay = None
         try:
             self._write_all(view)
         except OSError:
@@ -77,6 +80,15 @@ class AtomicFile(io.RawIOBase):
         self._failed = True
         self.close()
 
+    def abandon(self) -> None:
+        """Keep the old content, whatever is still written or woken up; touches nothing on disk."""
+        self._failed = True
+
+    def __del__(self) -> None:
+        # io's own would close, and so commit what nobody said was complete.
+        self._failed = True
+        super().__del__()
+
     def _commit(self) -> None:
         try:
             os.fsync(self._fd)
@@ -88,6 +100,8 @@ class AtomicFile(io.RawIOBase):
             self._fd = self._open()
             self._write_all(memoryview(self._replay))
             os.fsync(self._fd)
+        if self._failed:  # given up on while the fsync hung
+            return
         os.replace(self._temporary, self._path)
         sync_directory(os.path.dirname(self._path))
 
@@ -103,9 +117,9 @@ class AtomicFile(io.RawIOBase):
         return os.write(self._fd, data)
 
     def _drop(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # before a close that may hang
+        if fd >= 0:
+            os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
 

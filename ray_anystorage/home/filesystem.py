@@ -1,7 +1,7 @@
-"""A local pyarrow file system for run homes on mounts: atomic files, a reserve, and a time limit for every call.
+"""A local pyarrow file system for run homes on mounts: atomic files, a reserve, and a time limit for its calls.
 
 Ray treats it as local (it is an instance of, and equal to, ``pyarrow.fs.LocalFileSystem``), so checkpoints open in
-place without a copy. Ray's own copying of checkpoint data runs in C++ below these overrides.
+place without a copy. Ray's own copying of checkpoint data runs in C++ below this, neither atomic nor bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -21,9 +20,12 @@ from ray_anystorage.environment import Tier
 from ray_anystorage.errors import MountFullError, MountTimeoutError
 from ray_anystorage.home.atomic import AtomicFile, is_full, write_atomically
 from ray_anystorage.home.reserve import STATE_FOLDER, Reserve
+from ray_anystorage.home.stream import HomeStream
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_COMPRESSED = (".bz2", ".gz", ".lz4", ".zst")  # what pyarrow goes by
+_READ_AT_ONCE = 16 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,19 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
     def open_output_stream(
         self, path: str, compression: str | None = "detect", buffer_size: int | None = None, metadata: Any = None
     ) -> pa.NativeFile:
-        """Open a file that takes its place, whole and durable, when it is closed without an error."""
+        """Open a file that takes its place, whole and durable, when it is closed without an error.
+
+        A file that pyarrow would compress, by its name or by the argument, is left to pyarrow.
+        """
+        if compression is not None and (compression != "detect" or path.endswith(_COMPRESSED)):
+            parent: Any = super()
+            return self.call("open", path, lambda: parent.open_output_stream(path, compression, buffer_size, metadata))
         file = self.call("open", path, lambda: AtomicFile(path, self.reserve.give_up))
-        return _HomeStream(file, path, self)
+        return HomeStream(file, path, self.call, lambda: self.committed(path))
+
+    def open_append_stream(self, path: str, *arguments: Any, **options: Any) -> Any:
+        parent: Any = super()
+        return self.call("open", path, lambda: parent.open_append_stream(path, *arguments, **options))
 
     def committed(self, path: str) -> None:
         """Copy a mirrored file beside; called after it took its place."""
@@ -93,6 +105,14 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
         parent: Any = super()
         self.call("delete", path, lambda: parent.delete_dir(path))
 
+    def delete_dir_contents(self, path: str, **options: Any) -> None:
+        parent: Any = super()
+        self.call("empty", path, lambda: parent.delete_dir_contents(path, **options))
+
+    def copy_file(self, src: str, dest: str) -> None:
+        parent: Any = super()
+        self.call("copy", src, lambda: parent.copy_file(src, dest))
+
     def delete_file(self, path: str) -> None:
         parent: Any = super()
         self.call("delete", path, lambda: parent.delete_file(path))
@@ -102,8 +122,17 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
         self.call("move", src, lambda: parent.move(src, dest))
 
     def open_input_stream(self, path: str, compression: str | None = "detect", buffer_size: int | None = None) -> Any:
+        """Open a file for reading. A small one, such as Ray's snapshot, is read at once: that is bounded too."""
         parent: Any = super()
-        return self.call("open", path, lambda: parent.open_input_stream(path, compression, buffer_size))
+
+        def open_or_read() -> Any:
+            stream = parent.open_input_stream(path, compression, buffer_size)
+            if os.path.getsize(path) > _READ_AT_ONCE:
+                return stream
+            with stream:
+                return pa.BufferReader(stream.read())
+
+        return self.call("open", path, open_or_read)
 
     def open_input_file(self, path: str) -> Any:
         parent: Any = super()
@@ -127,38 +156,6 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
             if not is_full(error):
                 raise
             raise full_error(self.recipe, f"{verb} {path}") from error
-
-
-class _HomeStream(pa.PythonFile):  # type: ignore[misc]
-    """The stream that pyarrow's callers see. Leaving its ``with`` block by an exception keeps the old content."""
-
-    def __new__(cls, file: AtomicFile, path: str, filesystem: HomeFileSystem) -> _HomeStream:
-        stream: _HomeStream = super().__new__(cls, file, "w")
-        return stream
-
-    def __init__(self, file: AtomicFile, path: str, filesystem: HomeFileSystem) -> None:
-        self._file = file
-        self._path = path
-        self._filesystem = filesystem
-
-    def write(self, data: Any) -> int:
-        return self._filesystem.call("write", self._path, lambda: self._file.write(pa.py_buffer(data)))
-
-    def close(self) -> None:
-        if self._file.closed:
-            return
-        failed = self._file.failed
-        self._filesystem.call("write", self._path, self._file.close)
-        super().close()
-        if not failed:
-            self._filesystem.call("copy", self._path, lambda: self._filesystem.committed(self._path))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._file.abort()
-        self.close()
 
 
 def mirror_of(path: str) -> str:

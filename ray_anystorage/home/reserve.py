@@ -40,7 +40,10 @@ class Reserve:
 
     def held(self) -> bool:
         """True while the space is kept back."""
-        return os.path.exists(self._path)
+        try:
+            return os.stat(self._path).st_size >= RESERVE_BYTES
+        except FileNotFoundError:
+            return False
 
     def give_up(self) -> bool:
         """Free the space; false when there was none."""

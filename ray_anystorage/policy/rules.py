@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ray_anystorage.environment import NFS_TIERS, TIERS, Environment, Place, RunHome, Tier
 from ray_anystorage.errors import (
@@ -75,6 +76,12 @@ def _sticky(environment: Environment, request: Request, runs: Sequence[RunHome])
             "remove or rename the other."
         )
     home = runs[0]
+    if home.tier == "local" and (environment.nodes or 1) > 1:
+        raise TierUnavailableError(
+            f"run {request.name!r} exists in {home.path}, on the disk of this node, which the other "
+            f"{(environment.nodes or 1) - 1} nodes do not see. To start anew, choose another name; to continue it, "
+            f"copy {home.path} to storage that all nodes see."
+        )
     place = _existing(environment, home.tier)
     reason = f"A run of this name is there already ({home.path}) and is continued, whatever its size is now."
     return _plan(environment, request, place, [reason], resumes=True)
@@ -98,6 +105,7 @@ def _existing(environment: Environment, tier: Tier) -> Place:
 
 def _chosen(environment: Environment, request: Request) -> StoragePlan:
     rejected: list[Rejection] = []
+    _refuse_unsearched(environment, request)
     for tier, reason in _preferences(environment, request):
         place = environment.place(tier)
         objection = _objection(environment, request, place, tier)
@@ -107,13 +115,19 @@ def _chosen(environment: Environment, request: Request) -> StoragePlan:
     raise _nothing_serves(environment, request, rejected)
 
 
+def _refuse_unsearched(environment: Environment, request: Request) -> None:
+    """A run may live on the very mount that does not answer now; going elsewhere would start it a second time."""
+    own = environment.place(_TIER_OF[request.audience])
+    if request.name is None or own is None or own.tier not in environment.unsearched or own.problem is None:
+        return
+    remedy = f"{own.problem.remedy} To start the run elsewhere without looking there, say tier=…."
+    raise replace(own.problem, remedy=remedy).error()
+
+
 def _preferences(environment: Environment, request: Request) -> list[tuple[Tier, str]]:
     """The tiers in the order in which they are tried, each with the reason that would make it the winner."""
     own = _TIER_OF[request.audience]
-    local = (
-        "There is neither a usable mount nor a bucket; on one node its own disk serves. Nobody else sees it, and it "
-        "is gone when the node is."
-    )
+    local = "No other storage can serve; on one node its disk does. Nobody else sees it; it is gone when the node is."
     if _too_large(environment, request):
         return [("artifact", _size_reason(environment, request)), ("local", local)]
     order: list[tuple[Tier, str]] = [(own, _own_reason(environment, request))]
@@ -141,7 +155,8 @@ def _objection(environment: Environment, request: Request, place: Place | None, 
 def _local_objection(environment: Environment, request: Request, place: Place) -> str | None:
     if (environment.nodes or 1) > 1:
         return f"one node's disk cannot serve {environment.nodes} nodes"
-    broken = [p.problem for p in environment.places if p.tier in (*NFS_TIERS, "artifact") and p.problem is not None]
+    wanted = [tier for tier, _ in _preferences(environment, request)]
+    broken = [p.problem for p in environment.places if p.tier in wanted and p.tier != "local" and p.problem is not None]
     if broken:
         return (
             f"{broken[0].tier} storage is there but broken, and a run must not start on a disk it would not continue on"
@@ -207,7 +222,7 @@ def _notes(environment: Environment, request: Request, place: Place) -> list[str
     if place.kind == "tmpfs":
         notes.append(f"{place.root} is in memory: what is saved there is gone when the node restarts.")
     if environment.nodes is None:
-        notes.append("No Ray cluster is connected: planned for one node, and checked again when the run starts.")
+        notes.append("No Ray cluster is connected: planned for one node. A Train run checks that again when it starts.")
     if place.tier in NFS_TIERS and _too_large(environment, request):
         notes.append(
             f"Checkpoints over {format_size(environment.threshold)} are slow on NFS and hold up everyone on it."

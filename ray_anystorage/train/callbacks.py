@@ -8,7 +8,7 @@ import tempfile
 
 from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.recipe import StorageRecipe
-from ray_anystorage.settings import apply_to_process, process_environment
+from ray_anystorage.settings import LOCAL_VARIABLE, apply_to_process, process_environment
 from ray_anystorage.train.hooks import WorkerCallback, get_train_context
 from ray_anystorage.train.storage_context import AnyStorageContext
 
@@ -29,8 +29,9 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
         storage = get_train_context().get_storage()
         if isinstance(storage, AnyStorageContext):
             storage.check_visible()
-        if self._recipe.local_root is not None:
-            use_local_temporary_directory(self._recipe.local_root, self._recipe.name)
+        local_root = process_environment().get(LOCAL_VARIABLE) or self._recipe.local_root
+        if local_root is not None:
+            use_local_temporary_directory(local_root, self._recipe.name)
 
 
 def use_local_temporary_directory(local_root: str, name: str) -> str | None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ray_anystorage.credentials.choose import merge_runtime_env
-from ray_anystorage.credentials.redact import redact
+from ray_anystorage.credentials.redact import redact, sounds_secret
 from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import StorageRecipe, refuse_own_fields, storage_recipe
@@ -29,8 +29,13 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
     secret_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Ray's own, with the values of the secret variables masked."""
-        return redact(super().__repr__(), [self._env_vars.get(name, "") for name in self.secret_names])
+        """Ray's own, with the values of secret variables masked, also of those that only sound secret."""
+        secret = [value for name, value in self._env_vars.items() if name in self.secret_names or sounds_secret(name)]
+        return redact(super().__repr__(), secret)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but a storage context that was opened here: the controller opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "storage_context"}
 
     @property
     def _env_vars(self) -> Mapping[str, str]:
@@ -45,8 +50,8 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
             planned = "nothing" if recipe is None else f"name={recipe.name!r}, storage_path={recipe.uri!r}"
             raise ConfigClashError(
                 f"this RunConfig was changed after it was planned: it says name={self.name!r}, "
-                f"storage_path={self.storage_path!r}, and the plan was made for {planned}. Call anystorage.run_config() "
-                "with the values that you want."
+                f"storage_path={self.storage_path!r}, and the plan was made for {planned}. Call "
+                "anystorage.run_config() with the values that you want."
             )
         env_vars = self._env_vars
         apply_to_process({name: env_vars[name] for name in self.carried if name in env_vars})

@@ -27,34 +27,30 @@ _INDICES = "checkpoint_report_indices"
 def repair_snapshot(home: HomeFileSystem) -> str | None:
     """Make the snapshot of a run home loadable; returns what was done, or ``None`` where nothing was wrong.
 
-    The second copy is taken, less the checkpoints that are gone since. Without one, the snapshot is built anew from the
-    checkpoint folders, all but the newest: nothing shows that the newest is complete.
+    The second copy is taken, less the checkpoints that are gone since. Where it gives none, the snapshot is built anew
+    from the folders that have the names of checkpoints, all but the newest: that one may be half written, and nothing
+    else in a home without a second copy tells. A home without such folders starts anew.
 
     Raises
     ------
     SnapshotDamagedError
-        Neither gives a checkpoint that is known to be whole.
+        There is a single folder, which may be half a checkpoint.
     """
     path = os.path.join(home.recipe.home, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
     return home.call("repair", path, lambda: _repair(path, home))
 
 
 def _repair(path: str, home: HomeFileSystem) -> str | None:
-    if not os.path.lexists(path):
-        return None
-    if read_state(path) is not None:
+    if not os.path.lexists(path) or read_state(path) is not None:
         return None
     directory = os.path.dirname(path)
     mirror = read_state(mirror_of(path))
-    if mirror is not None:
-        repaired, source = _without_missing(mirror, directory), "its second copy"
-    else:
-        repaired, source = (
-            _rebuilt(directory),
-            "the checkpoint folders, less the newest, which may be half written",
-        )
-    if not _names(repaired):
-        raise _beyond_repair(path, directory)
+    repaired, source = (_without_missing(mirror, directory), "its second copy") if mirror else (None, "")
+    if repaired is None or not _names(repaired):
+        folders = _checkpoint_folders(directory)
+        if len(folders) == 1:
+            raise _beyond_repair(path, directory, folders[0])
+        repaired, source = _rebuilt(folders[:-1]), "the checkpoint folders, less the newest, which may be half written"
     write_atomically(path, json.dumps(repaired).encode(), home.reserve.give_up)
     done = f"{path} was empty or torn: rewritten from {source}; it names {len(_names(repaired))} checkpoints"
     logger.warning(done)
@@ -101,9 +97,8 @@ def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
     return repaired
 
 
-def _rebuilt(directory: str) -> dict[str, Any]:
-    folders = _checkpoint_folders(directory)
-    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in folders[:-1]]
+def _rebuilt(folders: list[str]) -> dict[str, Any]:
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in folders]
     fields = getattr(_CheckpointManagerState, "model_fields", None) or _CheckpointManagerState.__fields__
     values: dict[str, Any] = {
         "version": 0,
@@ -117,18 +112,17 @@ def _rebuilt(directory: str) -> dict[str, Any]:
 
 
 def _checkpoint_folders(directory: str) -> list[str]:
-    """Names of the folders that may be checkpoints, oldest first."""
-    found = [
-        (entry.stat().st_mtime_ns, entry.name)
+    """Names of the folders that Ray names checkpoints by, oldest first: the name is the time of the report."""
+    return sorted(
+        entry.name
         for entry in os.scandir(directory)
-        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and os.listdir(entry.path)
-    ]
-    return [name for _, name in sorted(found)]
+        if entry.name.startswith("checkpoint_") and entry.is_dir(follow_symlinks=False) and os.listdir(entry.path)
+    )
 
 
-def _beyond_repair(path: str, directory: str) -> SnapshotDamagedError:
-    folders = ", ".join(_checkpoint_folders(directory)) or "no checkpoint at all"
+def _beyond_repair(path: str, directory: str, folder: str) -> SnapshotDamagedError:
     return SnapshotDamagedError(
-        f"{path} is empty or torn, and nothing shows that a checkpoint there is whole (found: {folders}). To start "
-        f"anew, remove {path} or choose another run name; what was found can be read with ray.train.Checkpoint."
+        f"{path} is empty or torn, and the only checkpoint there, {folder}, may be half written. To start anew, remove "
+        f"{path} or choose another run name; what {os.path.join(directory, folder)} holds can be read with "
+        "ray.train.Checkpoint."
     )

@@ -58,15 +58,19 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         """Copy a checkpoint to the run home; where the mount is full, take back what was copied and say so."""
         if isinstance(self.recipe.filesystem, FileSystemRecipe) and _is_plain_tree(checkpoint):
             return self._upload(checkpoint, checkpoint_dir_name)
+        home = self.storage_filesystem
+        if not isinstance(home, HomeFileSystem):
+            return super().persist_current_checkpoint(checkpoint, checkpoint_dir_name)
+        target = self.build_checkpoint_path_from_name(checkpoint_dir_name)
+        there_before = home.call("list", target, lambda: _files_below(target))
         try:
             return super().persist_current_checkpoint(checkpoint, checkpoint_dir_name)
         except OSError as error:
-            home = self.recipe.filesystem
-            if not isinstance(home, HomeRecipe) or not is_full(error):
+            if not is_full(error):
                 raise
-            target = self.build_checkpoint_path_from_name(checkpoint_dir_name)
-            _take_back(checkpoint, target)
-            raise full_error(home, f"copy checkpoint {checkpoint_dir_name} to {target}") from error
+            ours = _files_below(checkpoint.path) - there_before
+            home.call("take back", target, lambda: _remove(target, ours))
+            raise full_error(home.recipe, f"copy checkpoint {checkpoint_dir_name} to {target}") from error
 
     def _upload(self, checkpoint: Checkpoint, checkpoint_dir_name: str) -> Checkpoint:
         self._check_validation_file()
@@ -96,7 +100,7 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
 
 
 def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
-    if recipe.tier != "local" or not ray.is_initialized():
+    if not recipe.one_node or not ray.is_initialized():
         return
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     if nodes > 1:
@@ -110,15 +114,23 @@ def _is_plain_tree(checkpoint: Checkpoint) -> bool:
     return isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem) and not has_empty_directory(checkpoint.path)
 
 
-def _take_back(checkpoint: Checkpoint, target: str) -> None:
-    """Remove the files of this rank from a half-copied checkpoint, so that the space is there for the next attempt."""
-    for folder, _, names in os.walk(checkpoint.path, topdown=False):
-        destination = os.path.normpath(os.path.join(target, os.path.relpath(folder, checkpoint.path)))
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(destination, name))
-        with contextlib.suppress(OSError):  # another rank's files are in it, or it was never made
-            os.rmdir(destination)
+def _files_below(directory: str) -> frozenset[str]:
+    """Relative paths of the files below a directory; none where it does not exist."""
+    return frozenset(
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    )
+
+
+def _remove(target: str, files: frozenset[str]) -> None:
+    """Remove what this rank copied of a half-copied checkpoint, so that the space is there for the next attempt."""
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(target, file))
+    for folder, _, _ in os.walk(target, topdown=False):
+        with contextlib.suppress(OSError):  # another rank's files are in it
+            os.rmdir(folder)
 
 
 def _visibility_remedy(recipe: StorageRecipe) -> str:

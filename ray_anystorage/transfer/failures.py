@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,8 @@ def explain_s3(error: Exception, attempt: Attempt) -> Problem:
         return _explain_answer(error, attempt)
     if isinstance(error, (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)):
         return no_answer(attempt)
+    if isinstance(error, json.JSONDecodeError):  # its text may hold what the process printed
+        return no_credentials("the credential process of the profile printed no JSON", attempt)
     if isinstance(error, _NO_CREDENTIALS):
         return no_credentials(str(error), attempt)
     if isinstance(error, boto.SSLError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import BucketError
-from ray_anystorage.transfer.failures import Attempt, explain_s3
 
 _ENOUGH = 200
 
@@ -18,9 +18,9 @@ def list_keys(address: BucketAddress, grant: Grant, prefix: str, *, timeout: flo
     Parameters
     ----------
     prefix
-        A full key prefix of the bucket, ending with a slash.
+        A full key prefix of the bucket.
     timeout
-        Seconds for connecting and for an answer, together.
+        Seconds, all in all.
 
     Raises
     ------
@@ -33,20 +33,24 @@ def list_keys(address: BucketAddress, grant: Grant, prefix: str, *, timeout: flo
 
 
 def _list_s3(address: BucketAddress, grant: Grant, prefix: str, timeout: float) -> list[str]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
+    from ray_anystorage.transfer.failures import S3_FAILURES, Attempt, explain_s3
     from ray_anystorage.transfer.s3_client import s3_client
+
+    def page() -> dict[str, Any]:
+        client = s3_client(address, grant, connect_timeout=timeout / 4, read_timeout=timeout / 4)
+        answer: dict[str, Any] = client.list_objects_v2(
+            Bucket=address.bucket, Prefix=prefix, Delimiter="/", MaxKeys=_ENOUGH
+        )
+        return answer
 
     attempt = Attempt(address, grant, "list", f"s3://{address.bucket}/{prefix}")
     try:
-        client = s3_client(address, grant, connect_timeout=timeout / 4, read_timeout=timeout / 4)
-        page: dict[str, Any] = client.list_objects_v2(
-            Bucket=address.bucket, Prefix=prefix, Delimiter="/", MaxKeys=_ENOUGH
-        )
-    except (BotoCoreError, ClientError, OSError) as error:
-        raise explain_s3(error, attempt).error() from error
-    files = [entry["Key"] for entry in page.get("Contents", [])]
-    return files + [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+        answer = bounded(page, timeout, what=f"list {attempt.target}")
+    except S3_FAILURES as error:
+        # Without the cause: what a credential process printed may be in it.
+        raise explain_s3(error, attempt).error() from None
+    files = [entry["Key"] for entry in answer.get("Contents", [])]
+    return files + [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])]
 
 
 def _list_native(address: BucketAddress, grant: Grant, prefix: str, timeout: float) -> list[str]:
@@ -55,9 +59,12 @@ def _list_native(address: BucketAddress, grant: Grant, prefix: str, timeout: flo
     from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 
     recipe = FileSystemRecipe(address, grant.env_vars, connect_timeout=timeout, request_timeout=timeout)
-    selector = pyarrow.fs.FileSelector(f"{address.bucket}/{prefix}", allow_not_found=True)
+    folder = prefix.rpartition("/")[0]
+    selector = pyarrow.fs.FileSelector(f"{address.bucket}/{folder}", allow_not_found=True)
     try:
-        return [info.path.partition("/")[2] for info in build(recipe).get_file_info(selector)]
+        found = bounded(lambda: build(recipe).get_file_info(selector), timeout, what=f"list {address.uri}")
+        keys = [info.path.partition("/")[2] for info in found]
+        return [key for key in keys if key.startswith(prefix)]
     except OSError as error:
         raise BucketError(
             f"the store does not list: {grant.secrets.redact(str(error))}",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
+from ray_anystorage.credentials.sources import own_endpoint
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import RequestError
 from ray_anystorage.settings import apply_to_process
@@ -100,9 +101,9 @@ def _s3_arguments(recipe: FileSystemRecipe) -> dict[str, Any]:
 
 
 def _gcs_arguments(recipe: FileSystemRecipe) -> dict[str, Any]:
-    # A GCS endpoint of one's own is an emulator, which wants no credentials.
+    # A GCS endpoint that is not Google's is an emulator, which wants no credentials.
     return {
-        "anonymous": recipe.address.endpoint is not None,
+        "anonymous": not own_endpoint(recipe.address),
         "retry_time_limit": timedelta(seconds=recipe.request_timeout),
         **_endpoint_arguments(recipe.address.endpoint),
     }

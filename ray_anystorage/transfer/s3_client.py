@@ -55,6 +55,8 @@ def s3_session(address: BucketAddress, grant: Grant, *, connect_timeout: float, 
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
         )
     )
+    # pyarrow, which the run will use, knows no endpoint from a profile.
+    session.set_config_variable("ignore_configured_endpoint_urls", True)
     # Stores that are compatible with S3 up to 2024 refuse the checksum trailers that botocore sends since.
     session.set_config_variable("request_checksum_calculation", "when_required")
     session.set_config_variable("response_checksum_validation", "when_required")

@@ -6,9 +6,10 @@ run may write; copying file by file does not.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import pyarrow.fs
@@ -30,7 +31,7 @@ def upload_tree(source: str, filesystem: Any, destination: str) -> None:
     Raises
     ------
     OSError
-        The first file that could not be copied; those in flight are finished first.
+        The first file that could not be copied, or folder that could not be read; copies in flight are finished first.
     """
 
     def copy(name: str) -> None:
@@ -42,9 +43,15 @@ def upload_tree(source: str, filesystem: Any, destination: str) -> None:
             use_threads=False,  # pyarrow's threads can block each other here: apache/arrow#32372
         )
 
+    files = list(_files(source))
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="anystorage-upload") as pool:
-        for done in [pool.submit(copy, name) for name in _files(source)]:
-            done.result()
+        copies = [pool.submit(copy, name) for name in files]
+        try:
+            for done in as_completed(copies):
+                done.result()
+        except OSError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def has_empty_directory(source: str) -> bool:
@@ -53,6 +60,21 @@ def has_empty_directory(source: str) -> bool:
 
 
 def _files(source: str) -> Iterator[str]:
-    for folder, _, names in os.walk(source, followlinks=True):
+    """Every file below, links followed but no folder entered from within itself."""
+    entered = {os.path.realpath(source)}
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=_raise):
+        folders[:] = [name for name in folders if _is_new(os.path.join(folder, name), entered)]
         for name in names:
             yield os.path.relpath(os.path.join(folder, name), source)
+
+
+def _is_new(folder: str, entered: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    if real in entered:
+        raise OSError(errno.ELOOP, "a link leads to a folder that is saved already", folder)
+    entered.add(real)
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error

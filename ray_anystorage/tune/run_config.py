@@ -14,7 +14,7 @@ from ray_anystorage.recipe import refuse_own_fields, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
 
 def build_tune_run_config(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +161,65 @@ def test_a_hung_mount_is_an_error_within_the_limit(tmp_path: Path, s3_server: S3
         assert isinstance(raised.value, TimeoutError)
         assert str(mount.directory) in str(raised.value)
         mount.resume()
+
+
+def test_a_mount_that_hangs_during_a_write_lets_go_in_time_and_what_wakes_up_later_changes_nothing(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    with fuse(s3_server, tmp_path / "fuse") as mount:
+        home = filesystem(mount.directory, call_timeout=1.0)
+        prepare_home(filesystem(mount.directory))
+        write(home, SNAPSHOT, b"old")
+        stream = home.open_output_stream(f"{home.recipe.home}/{SNAPSHOT}")
+        stream.write(b"late")
+        mount.hang()
+        start = time.monotonic()
+        with pytest.raises(MountTimeoutError), stream:
+            stream.close()
+        assert time.monotonic() - start < 5
+        mount.resume()
+        write(home, SNAPSHOT, b"newer")
+        _wait_for_threads("anystorage write")
+        assert Path(home.recipe.home, SNAPSHOT).read_bytes() == b"newer"
+
+
+def _wait_for_threads(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith(name):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_stream_that_nobody_closed_changes_nothing(tmp_path: Path) -> None:
+    home = filesystem(tmp_path)
+    prepare_home(home)
+    write(home, SNAPSHOT, b"old")
+    stream = home.open_output_stream(f"{home.recipe.home}/{SNAPSHOT}")
+    stream.write(b"h" * (2 << 20))
+    del stream
+    gc.collect()
+    assert Path(home.recipe.home, SNAPSHOT).read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+def test_small_writes_are_gathered_and_compressed_files_read_back(tmp_path: Path) -> None:
+    home = filesystem(tmp_path)
+    prepare_home(home)
+    with home.open_output_stream(f"{home.recipe.home}/many") as stream:
+        for number in range(50_000):
+            stream.write(f"{number:08d}".encode())
+    assert Path(home.recipe.home, "many").read_bytes() == b"".join(f"{n:08d}".encode() for n in range(50_000))
+    write(home, "state.json.gz", b"text")
+    assert home.open_input_stream(f"{home.recipe.home}/state.json.gz").read() == b"text"
+
+
+def test_a_reserve_that_a_crash_left_short_is_filled(tmp_path: Path) -> None:
+    home = filesystem(tmp_path)
+    prepare_home(home)
+    reserve = Path(home.recipe.home, ".anystorage", "reserve")
+    reserve.write_bytes(b"short")
+    prepare_home(home)
+    assert reserve.stat().st_size == RESERVE_BYTES
 
 
 WRITER = """

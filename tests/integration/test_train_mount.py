@@ -143,14 +143,16 @@ class Seen(UserCallback):
         self.path.write_text(f"{metrics[0]['number']}")
 
 
-def test_the_users_own_configuration_is_kept_and_merged(site: Path) -> None:
+def test_the_users_own_configuration_is_kept_and_merged(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ANYSTORAGE_CREDENTIALS", "auto")
     config = anystorage.run_config(
         "merged",
         callbacks=[Seen(site / "seen")],
         failure_config=FailureConfig(max_failures=3),
         checkpoint_config=CheckpointConfig(num_to_keep=1),
-        worker_runtime_env={"env_vars": {"MINE": "kept", "TMPDIR": str(site)}},
+        worker_runtime_env={"env_vars": {"MINE": "kept", "TMPDIR": str(site), "WANDB_API_KEY": "planted-by-the-user"}},
     )
+    assert "planted-by-the-user" not in repr(config)
     assert config.failure_config.max_failures == 3
     assert config.worker_runtime_env["env_vars"]["MINE"] == "kept"
     result = fit(config, until=3)
@@ -198,6 +200,8 @@ def test_artifacts_lie_on_cluster_storage_under_the_runs_name(site: Path) -> Non
     expected = site / "cluster" / "artifacts" / "logs"
     assert (expected / "events").read_text() == str(expected) == anystorage.artifacts_dir("logs")
     assert anystorage.artifacts_dir() == str(expected.parent)
+    with pytest.raises(errors.InvalidNameError, match="outside"):
+        anystorage.artifacts_dir("../outside")
 
 
 def test_a_home_that_fills_up_ends_clearly_and_the_name_runs_again_with_space(
@@ -219,6 +223,25 @@ def test_a_home_that_fills_up_ends_clearly_and_the_name_runs_again_with_space(
         result = fit(anystorage.run_config("fills"), until=len(saved) + 1, bytes=900_000)
         assert result.metrics is not None
         assert result.metrics["started_from"] == len(saved)
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_had_the_name_before(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tmpfs(site / "small", size="8m") as root:
+        monkeypatch.setenv("RAY_ANYSTORAGE_CLUSTER_STORAGE", str(root))
+        context = anystorage.run_config("same").storage_context
+        for number, size in enumerate((1000, 20 << 20)):
+            source = site / f"source{number}"
+            source.mkdir()
+            (source / "kept").write_bytes(b"k")
+            (source / f"new{number}").write_bytes(bytes(size))
+            if size < 1 << 20:
+                context.persist_current_checkpoint(Checkpoint.from_directory(str(source)), "latest")
+                continue
+            with pytest.raises(errors.MountFullError):
+                context.persist_current_checkpoint(Checkpoint.from_directory(str(source)), "latest")
+        assert sorted(path.name for path in (root / "same" / "latest").iterdir()) == ["kept", "new0"]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +271,22 @@ def test_a_second_copy_that_names_a_deleted_checkpoint_is_taken_without_it(site:
     state = json.loads((home / SNAPSHOT).read_text())
     assert [result["checkpoint_dir_name"] for result in state["checkpoint_results"]] == names[:-1]
     assert state["latest_checkpoint_result"]["checkpoint_dir_name"] == names[-2]
+
+
+def test_only_checkpoints_go_into_a_rebuilt_snapshot_and_an_empty_home_starts_anew(site: Path) -> None:
+    home = site / "cluster" / "stock"
+    for name in ("checkpoint_2026-01-01_00-00-01.000001", "checkpoint_2026-01-01_00-00-02.000001", "tensorboard"):
+        (home / name).mkdir(parents=True)
+        (home / name / "data").touch()
+    os.utime(home / "checkpoint_2026-01-01_00-00-01.000001")
+    (home / SNAPSHOT).write_bytes(b"")
+    _ = anystorage.run_config("stock").storage_context
+    state = json.loads((home / SNAPSHOT).read_text())
+    assert [r["checkpoint_dir_name"] for r in state["checkpoint_results"]] == ["checkpoint_2026-01-01_00-00-01.000001"]
+    (site / "cluster" / "empty").mkdir()
+    (site / "cluster" / "empty" / SNAPSHOT).write_bytes(b"")
+    _ = anystorage.run_config("empty").storage_context
+    assert json.loads((site / "cluster" / "empty" / SNAPSHOT).read_text())["checkpoint_results"] == []
 
 
 def test_a_snapshot_beyond_repair_is_an_error_that_says_what_to_do(site: Path) -> None:

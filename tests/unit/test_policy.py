@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import posixpath
 import time
 from dataclasses import replace
 
@@ -25,7 +26,6 @@ from ray_anystorage.environment import (
     Tier,
 )
 from ray_anystorage.policy import Request, decide
-from ray_anystorage.policy.request import RESERVED_NAMES
 
 GB = 10**9
 ROOTS = {
@@ -169,6 +169,29 @@ def test_a_broken_mount_is_no_reason_to_start_on_the_local_disk() -> None:
     assert decide(environment(failed("cluster"), place("artifact")), Request("r")).tier == "artifact"
 
 
+def test_a_named_run_does_not_start_elsewhere_while_its_own_mount_does_not_answer() -> None:
+    unsearched = replace(environment(failed("cluster"), place("artifact")), unsearched=("cluster",))
+    with pytest.raises(errors.MountReadOnlyError, match="say tier="):
+        decide(unsearched, Request("r"))
+    assert decide(unsearched, Request("r", tier="artifact")).tier == "artifact"
+    assert decide(unsearched, Request("r", audience="team")).tier == "artifact"
+    assert decide(unsearched, Request()).tier == "artifact"
+
+
+def test_a_run_on_one_nodes_disk_is_named_when_the_cluster_has_more() -> None:
+    homes = (RunHome("r", "local", "/root/ray_results/r"),)
+    with pytest.raises(errors.TierUnavailableError, match="/root/ray_results/r, on the disk of this node"):
+        decide(replace(EVERYTHING, homes=homes), Request("r"))
+
+
+def test_the_reason_for_the_local_disk_does_not_deny_a_mount_that_is_there() -> None:
+    plan = decide(environment(place("local"), place("cluster")), Request("r", 60 * GB))
+    assert plan.tier == "local"
+    assert "too large for NFS" in {r.tier: r.reason for r in plan.rejected}["cluster"]
+    assert "No other storage can serve" in plan.reasons[0]
+    assert decide(environment(place("local"), failed("cluster")), Request("r", 60 * GB)).tier == "local"
+
+
 def test_plans_pickle_and_are_json_and_take_under_10_ms() -> None:
     request = Request("r", 60 * GB, 2)
     plan = decide(EVERYTHING, request)
@@ -194,17 +217,28 @@ places_of = {
     )
     for tier in TIERS
 }
-names = st.text(min_size=1, max_size=40).filter(
-    lambda n: n == n.strip() and n[0] != "." and n.isprintable() and not set(n) & set("/\\") and n not in RESERVED_NAMES
+names = st.one_of(
+    st.text(max_size=40),
+    st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "artifacts", " ", "%2e", "s3:"]), max_size=6).map("".join),
 )
+
+
+def requested(name: str, **arguments: object) -> Request | None:
+    """A request, or ``None`` where the name is refused."""
+    try:
+        return Request(name, **arguments)  # type: ignore[arg-type]
+    except errors.InvalidNameError:
+        return None
+
+
 requests = st.builds(
-    Request,
+    requested,
     name=names,
     checkpoint_size=st.one_of(st.none(), st.integers(0, 10**13)),
     num_to_keep=st.one_of(st.none(), st.integers(1, 50)),
     audience=st.sampled_from(["cluster", "user", "team"]),
     tier=st.one_of(st.none(), st.sampled_from(TIERS)),
-)
+).filter(bool)
 
 
 @settings(max_examples=400, deadline=None)
@@ -232,7 +266,8 @@ def test_the_policy_keeps_its_promises(
     assert plan.run_home == f"{ROOTS[plan.tier]}/{request.name}"
     if plan.tier == "artifact":
         assert plan.run_home.startswith("s3://bucket/org/artifacts/")
-        assert ".." not in plan.run_home.removeprefix("s3://bucket/org/artifacts/").split("/")
+        assert posixpath.normpath(plan.run_home.removeprefix("s3:/")) == plan.run_home.removeprefix("s3:/")
+        assert plan.run_home.count("/") == "s3://bucket/org/artifacts/r".count("/")
     free_choice = request.tier is None and not plan.resumes
     if free_choice and request.checkpoint_size is not None and request.checkpoint_size > found.threshold:
         assert plan.tier not in NFS_TIERS, "NFS over the threshold"

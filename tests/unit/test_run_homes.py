@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ray_anystorage.discovery.homes import find_bucket_home, find_mount_homes
-from ray_anystorage.environment import BucketAddress, Location, Place, RunHome, Tier
+from ray_anystorage.environment import BucketAddress, Location, Place, Problem, RunHome, Tier
+from ray_anystorage.errors import MountFullError, MountReadOnlyError, MountTimeoutError, NoInodesError
 
 
 def usable(tier: Tier, root: Path) -> Place:
@@ -71,17 +72,28 @@ def test_file_of_the_runs_name_is_no_run(tmp_path: Path) -> None:
     ],
 )
 def test_home_in_a_bucket(keys: list[str], is_run: bool | None) -> None:
-    asked: list[str] = []
-
     def list_keys(prefix: str) -> list[str]:
-        asked.append(prefix)
-        return keys
+        assert prefix.startswith("f/run/"), "looked outside of the run's folder"
+        return [key for key in keys if key.startswith(prefix)]
 
     home = find_bucket_home("run", BucketAddress("s3", "b", "f"), list_keys)
     assert home == (None if is_run is None else RunHome("run", "artifact", "s3://b/f/run", is_run=is_run))
-    assert asked == ["f/run/"]
 
 
-def test_home_at_the_root_of_a_bucket() -> None:
-    home = find_bucket_home("run", BucketAddress("gs", "b", ""), lambda prefix: [f"{prefix}tuner.pkl"])
+def test_a_run_is_found_however_many_checkpoints_come_before_its_state() -> None:
+    """A store lists a bounded number of keys, and names of checkpoints sort before that of the snapshot."""
+    keys = [f"run/checkpoint_{number:05d}/" for number in range(1000)] + ["run/checkpoint_manager_snapshot.json"]
+    home = find_bucket_home(
+        "run", BucketAddress("gs", "b", ""), lambda prefix: [key for key in keys if key.startswith(prefix)][:200]
+    )
     assert home == RunHome("run", "artifact", "gs://b/run")
+
+
+def test_a_mount_that_can_only_be_read_is_searched_and_one_that_hangs_is_not(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tuner.pkl").touch()
+    place = usable("user", tmp_path)
+    for kind, found in ((MountFullError, 1), (MountReadOnlyError, 1), (NoInodesError, 1), (MountTimeoutError, 0)):
+        problem = Problem(kind, "is odd", "user", str(tmp_path), "a write", "a look")
+        failed = replace(place, state="failed", problem=problem)
+        assert len(find_mount_homes("run", [failed], 5)) == found

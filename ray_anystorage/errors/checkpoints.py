@@ -1,0 +1,54 @@
+"""What goes wrong with a run's home and with the data of its checkpoints."""
+
+from __future__ import annotations
+
+import errno as codes
+
+from ray_anystorage.errors.base import AnyStorageError
+from ray_anystorage.errors.storage import StorageError
+
+
+class ObjectMissingError(StorageError, FileNotFoundError):
+    """There is no object of this key."""
+
+    errno = codes.ENOENT
+
+
+class ShortReadError(StorageError, EOFError):
+    """The object ends before the bytes that were asked for."""
+
+
+class DigestMismatchError(StorageError):
+    """What a store gives is not what was written there."""
+
+
+class SourceChangedError(StorageError):
+    """A file grew shorter while it was being sent."""
+
+
+class StoreUnavailableError(StorageError, ConnectionError):
+    """The store kept failing in ways that usually pass, for longer than anyone wants to wait."""
+
+    errno = codes.EAGAIN
+
+
+class TransferCancelledError(AnyStorageError, InterruptedError):
+    """The transfer was cancelled, and nothing of it is under way."""
+
+
+class SnapshotDamagedError(AnyStorageError, OSError):
+    """Ray's snapshot of the run is empty or torn, and nothing was found to repair it from."""
+
+
+class HomeNotVisibleError(StorageError, FileNotFoundError):
+    """A node of the run does not see the run home that the controller made."""
+
+    errno = codes.ENOENT
+
+
+class ManifestError(AnyStorageError, ValueError):
+    """A manifest is torn, contradicts itself, or names a path outside of its checkpoint."""
+
+
+class ManifestTooNewError(ManifestError):
+    """A later version of this package wrote the manifest."""
