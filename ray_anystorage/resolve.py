@@ -99,7 +99,7 @@ def _with_bucket(
         environment,
         env_vars=grant.env_vars,
         secret_names=grant.secrets.names,
-        credentials=f"{grant.summary} ({grant.reason})",
+        credentials=f"{grant.mode}: {grant.reason}",
     )
     if name is None:
         return Survey(environment, settings, grant)

@@ -38,8 +38,3 @@ class Grant:
     def all_env_vars(self) -> dict[str, str]:
         """Everything a process needs, secrets in the clear: hand it to a process, never print it."""
         return {**dict(self.env_vars), **self.secrets.reveal()}
-
-    @property
-    def summary(self) -> str:
-        """Mode and source in one phrase, for the plan and the log."""
-        return f"{self.mode}: {self.source}"
