@@ -113,7 +113,9 @@ def _with_bucket(
 
 
 def _not_searched(name: str | None, reason: str) -> tuple[str, ...]:
-    return () if name is None else (f"The bucket was not searched for an earlier run of this name: {reason}.",)
+    if name is None:
+        return ()
+    return (f"The bucket was not searched for an earlier run of this name: {reason.rstrip('.')}.",)
 
 
 def resolve(

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 CLASSES = 10
 _TEST = 360  # of the 1797 images, a fifth is held out
-_RATE = 2.0
+_RATE = 1.0
 
 
 @dataclass(frozen=True, slots=True)

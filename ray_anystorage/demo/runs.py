@@ -1,18 +1,16 @@
-"""The process that makes the demo's runs: ``python -m ray_anystorage.demo.runs DIRECTORY``, in an environment of its own.
+"""The process of its own that makes the demo's runs: ``python -m ray_anystorage.demo.runs DIRECTORY``.
 
-It says what it does as JSON, one object per line; what Ray and the S3 server have to say goes to standard error.
+It says what happens as JSON, one event per line; what Ray and the S3 server have to say goes to standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,10 +22,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ray_anystorage.api import plan, run_config
 from ray_anystorage.demo.digits import Digits, accuracy, load_digits
-from ray_anystorage.demo.outcome import RunOutcome, SavedCheckpoint
+from ray_anystorage.demo.events import Event, Planned, Ready, RunOutcome, SavedCheckpoint, encode
 from ray_anystorage.demo.training import Mean, load, train
 from ray_anystorage.environment import MOUNT_TIERS
-from ray_anystorage.settings import PREFIX, apply_to_process
+from ray_anystorage.settings import PREFIX, declare_in_process
 from ray_anystorage.testing.s3_server import S3Server, start_s3
 
 WORKERS = 2
@@ -46,20 +44,20 @@ def main() -> None:
         at_end.callback(lambda: starting.result().stop())
         _start_ray(directory)
         for event in _events(directory, starting.result()):
-            telling.write(json.dumps(event) + "\n")
+            telling.write(encode(event))
             telling.flush()
 
 
-def _events(directory: Path, server: S3Server) -> Iterator[dict[str, Any]]:
-    apply_to_process(_site(directory, server))  # after Ray was started: its processes know nothing of the bucket
-    yield {"kind": "ready", "endpoint": server.endpoint}
+def _events(directory: Path, server: S3Server) -> Iterator[Event]:
+    declare_in_process(_site(directory, server))  # after Ray was started: its processes know nothing of the bucket
+    yield Ready(server.endpoint)
     data, test = load_digits()
-    mean = Mean.remote(WORKERS)
-    for name, size in RUNS:
-        yield {"kind": "plan", "name": name, "size": size, "text": plan(name, checkpoint_size=size).explain()}
+    all_reduce = ray.remote(num_cpus=0)(Mean)
+    for number, (name, size) in enumerate(RUNS, start=1):
+        yield Planned(number, name, size, plan(name, checkpoint_size=size).explain())
         marker = directory / f"{name}-was-killed"
-        config = {"data": data, "test": test, "mean": mean, "marker": str(marker)}
-        yield {"kind": "outcome", **asdict(_run(name, size, config))}
+        config = {"data": data, "test": test, "mean": all_reduce.remote(WORKERS), "marker": str(marker)}
+        yield _run(name, size, config)
 
 
 def _run(name: str, size: str, config: dict[str, Any]) -> RunOutcome:
@@ -110,7 +108,6 @@ def _start_ray(directory: Path) -> None:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=_OBJECT_STORE,
-        _node_ip_address="127.0.0.1",
         _temp_dir=str(directory / "ray"),
     )
 

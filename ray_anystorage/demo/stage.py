@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from ray_anystorage.demo.events import Event, decode
 from ray_anystorage.demo.strays import end_strays
 from ray_anystorage.errors import DemoError
 from ray_anystorage.settings import process_environment
@@ -23,7 +23,7 @@ from ray_anystorage.settings import process_environment
 _FOREIGN = ("AWS_", "RAY_", "ANYSCALE_", "GOOGLE_", "AZURE_", "TUNE_", "TMPDIR", "TMP", "TEMP")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # nothing here leaves this machine
 _OWN = {
-    "RAY_AUTH_MODE": "disabled",  # the cluster listens on this machine alone, and leaves no token in the home directory
+    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # seconds; Ray takes one report per interval
@@ -32,15 +32,15 @@ _OWN = {
 _ROOT = "/tmp"  # noqa: S108 - mkdtemp makes its own below; Ray's socket paths have room for no longer one
 _GRACE = 5.0  # seconds that the process has to end by itself
 _LOG_LINES = 15
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C or a request to end; the exit code is the shell's, 128 and the signal's number."""
+    """Ctrl-C, a request to end or a closed terminal; the exit code is the shell's, 128 and the signal's number."""
 
 
 @contextlib.contextmanager
-def staged() -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
+def staged() -> Iterator[tuple[Path, Iterator[Event]]]:
     """The directory, and what the runs tell as it happens; at the end of the block nothing of either is left.
 
     Raises
@@ -48,7 +48,7 @@ def staged() -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
     DemoError
         Something that the demo needs is not installed, or its process failed.
     Interrupted
-        SIGINT or SIGTERM arrived; what was started is ended first.
+        SIGINT, SIGTERM or SIGHUP arrived; what was started is ended first.
     """
     _check_installed()
     handlers = [signal.signal(number, _interrupt) for number in _SIGNALS]
@@ -76,13 +76,15 @@ def staged() -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    for one in _SIGNALS:  # a second one must not stop the cleaning up
+        signal.signal(one, signal.SIG_IGN)
     raise Interrupted(128 + number)
 
 
-def _told(process: subprocess.Popen[str], log: Path) -> Iterator[dict[str, Any]]:
+def _told(process: subprocess.Popen[str], log: Path) -> Iterator[Event]:
     assert process.stdout is not None  # noqa: S101 - for the type checker
     for line in process.stdout:
-        yield json.loads(line)
+        yield decode(line)
     if process.wait() != 0:
         said = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         raise DemoError(f"the demo's process ended with {process.returncode}; its last words:\n{said}")
@@ -110,7 +112,7 @@ def _environment(directory: Path) -> dict[str, str]:
         if not name.startswith(_FOREIGN) and name.lower() not in _PROXIES
     }
     nowhere = {name: str(directory / "none") for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")}
-    return {**kept, **_OWN, **nowhere}
+    return {**kept, **_OWN, **nowhere, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _check_installed() -> None:

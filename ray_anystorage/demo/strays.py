@@ -29,8 +29,8 @@ class _Process:
 def end_strays(directory: Path, session: int | None) -> None:
     """Kill a session, and every other one whose leader's command line names the directory, with all their processes.
 
-    Ray's workers rename themselves, so that only their session tells whose they are. Where there is no ``/proc`` nothing
-    is done.
+    Ray's workers rename themselves, so that only their session tells whose they are. Where there is no ``/proc``
+    nothing is done.
 
     Raises
     ------

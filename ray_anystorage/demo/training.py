@@ -16,16 +16,15 @@ import ray.train
 from ray_anystorage.demo.digits import Array, accuracy, gradient, step, untrained
 
 EPOCHS = 8
-STEPS = 15  # per epoch
+STEPS = 10  # per epoch
 WEIGHTS = "weights.npz"
 _VICTIM = 1  # the rank that is killed, once
 _LAST_EPOCH = 4  # the one in which it is killed
 _ROUND = tuple[int, int, int]
 
 
-@ray.remote(num_cpus=0)
 class Mean:
-    """The all-reduce that a framework would bring: each round gives every worker the mean of what all of them gave."""
+    """As an actor, the all-reduce that a framework would bring: the mean of what all workers gave in a round."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -39,7 +38,8 @@ class Mean:
             given.append(value)
             self._changed.notify_all()
             await self._changed.wait_for(lambda: len(given) == self._workers)
-        return np.mean(given, axis=0)
+        mean: Array = np.mean(given, axis=0)
+        return mean
 
 
 def train(config: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def train(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     shard, attempt = config["data"].shard(rank, world), 1 + os.path.exists(config["marker"])
     weights, done = _resume() or (untrained(shard), 0)
-    metrics = {"attempt": attempt, "resumed_from": done}
+    metrics: dict[str, Any] = {"attempt": attempt, "resumed_from": done}
     for epoch in range(done + 1, EPOCHS + 1):
         for number in range(STEPS):
             if (rank, epoch, number, attempt) == (_VICTIM, _LAST_EPOCH, STEPS // 2, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,7 +20,9 @@ import pytest
 _STARTED = "Ray runtime started"
 _FOREIGN = ("AWS_", "RAY_", "GOOGLE_", "ANYSCALE_", "TMPDIR", "PYTHONPATH")
 QUIET = {
-    "RAY_AUTH_MODE": "disabled",  # the cluster listens on this machine alone, and leaves no token in the home directory
+    # Ray listens on every interface, so the cluster wants a token; said here, none is left in the home directory.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "AWS_EC2_METADATA_DISABLED": "true",

@@ -1,12 +1,28 @@
-"""What a run of the demo gave, as plain values that cross from its process as JSON."""
+"""What happens in the demo's process, as plain values that cross from there as lines of JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+from dataclasses import asdict, dataclass
 
 GOOD_ACCURACY = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Ray and the S3 server, which listens at ``endpoint``, have started."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run is about to begin; ``number`` counts from 1, ``explanation`` is the plan's own."""
+
+    number: int
+    name: str
+    checkpoint_size: str
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +81,20 @@ class RunOutcome:
             and self.accuracy >= GOOD_ACCURACY
         )
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> RunOutcome:
-        """From ``dataclasses.asdict``, as it comes back from JSON."""
-        return cls(**{**values, "checkpoints": tuple(SavedCheckpoint(**saved) for saved in values["checkpoints"])})
+
+Event = Ready | Planned | RunOutcome
+
+
+def encode(event: Event) -> str:
+    """One line."""
+    return json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n"
+
+
+def decode(line: str) -> Event:
+    """The event of a line."""
+    values = json.loads(line)
+    kind = values.pop("event")
+    if kind == "RunOutcome":
+        values["checkpoints"] = tuple(SavedCheckpoint(**saved) for saved in values["checkpoints"])
+    kinds: dict[str, type[Event]] = {"Ready": Ready, "Planned": Planned, "RunOutcome": RunOutcome}
+    return kinds[kind](**values)

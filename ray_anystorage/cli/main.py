@@ -1,0 +1,21 @@
+"""The command ``ray-anystorage``."""
+
+from __future__ import annotations
+
+import click
+
+from ray_anystorage._version import __version__
+from ray_anystorage.cli.demo import demo
+from ray_anystorage.cli.doctor import doctor
+from ray_anystorage.cli.plan import plan
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ray-anystorage")
+def main() -> None:
+    """The right storage for Ray Train and Ray Tune runs."""
+
+
+main.add_command(plan)
+main.add_command(doctor)
+main.add_command(demo)
