@@ -23,7 +23,9 @@ from ray_anystorage.transfer.listing import list_keys
 
 logger = logging.getLogger(__name__)
 
-_CHECK_TIMEOUT = 8.0  # seconds; a run that cannot start says so in under ten
+# Seconds. A run that cannot start says so in under ten, also when a mount hangs and the bucket is silent.
+_SEARCH_TIMEOUT = 4.5
+_CHECK_TIMEOUT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ def _with_bucket(
     if name is None:
         return Survey(environment, settings, grant)
     try:
-        home = find_bucket_home(name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_CHECK_TIMEOUT))
+        home = find_bucket_home(
+            name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_SEARCH_TIMEOUT)
+        )
     except StorageError as error:
         notes = (*environment.notes, *_not_searched(name, error.reason))
         return Survey(replace(environment, notes=notes), settings, grant, error)
@@ -133,9 +137,9 @@ def resolve(
         What stands in the way, with its remedy, in under ten seconds.
     """
     name = request.name or f"ray_train_run-{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    request = replace(request, name=name)
-    found = survey(name, credentials=credentials, nodes=nodes, roots=roots)
-    plan = decide(found.environment, request)
+    # A name of our own making has no earlier run, so nothing is searched for it.
+    found = survey(request.name, credentials=credentials, nodes=nodes, roots=roots)
+    plan = decide(found.environment, replace(request, name=name))
     for note in found.environment.notes:
         logger.warning("run %r: %s", name, note)
     _check_plan(found, plan, forced=request.tier is not None)
@@ -153,7 +157,7 @@ def resolve(
 def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
     """Raise what keeps the plan's bucket from working, or an earlier run from being found in it."""
     if plan.bucket is None:
-        if isinstance(found.obstacle, StorageError) and not forced:
+        if isinstance(found.obstacle, StorageError) and not forced and not plan.resumes:
             raise _unsearched(found.obstacle, plan)
         return
     if found.obstacle is not None:
