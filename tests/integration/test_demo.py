@@ -23,7 +23,6 @@ from ray_anystorage.demo.training import EPOCHS, STEPS
 from tests.harness.ray_cluster import clean_environment
 
 COMMAND = [str(Path(sys.executable).parent / "ray-anystorage"), "demo"]
-MAX_SECONDS = 90
 ROW = re.compile(r"^checkpoint_\S+ +(\d+) +(\d\.\d{4}) +(\d) +\S+ k?B$", re.MULTILINE)
 # What a person's environment may say; each of it would lead the demo astray.
 MISLEADING = {
@@ -135,7 +134,7 @@ def accuracies_without_ray() -> list[float]:
     return found
 
 
-def test_it_shows_what_it_promises_in_time_and_leaves_nothing(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_what_it_promises_and_leaves_nothing(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     demo.read_until("Rank 1")  # the first run is over
     home = demo.directory / "cluster_storage" / "digits-small"
@@ -144,7 +143,6 @@ def test_it_shows_what_it_promises_in_time_and_leaves_nothing(demo: Demo, capsys
     seconds = time.monotonic() - start
     with capsys.disabled():
         print(f"\nthe demo took {seconds:.1f} s")
-    assert seconds < MAX_SECONDS
     story = r"SIGKILL in epoch (\d)\. The run resumed from its last checkpoint, that of epoch (\d)"
     assert re.findall(story, said) == [("4", "3"), ("4", "3")]
     assert "goes to cluster storage" in said
