@@ -181,7 +181,7 @@ def test_an_interruption_in_the_middle_of_a_run_leaves_nothing(demo: Demo, numbe
     os.killpg(demo.process.pid, number)
     os.killpg(demo.process.pid, number)  # a second one must not stop the cleaning up
     said = demo.finish(128 + number)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert "Traceback" not in said
     assert said.endswith("Interrupted. What the demo had started has ended, and its directory is gone.")
     assert not demo.directory.exists()

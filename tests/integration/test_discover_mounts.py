@@ -35,7 +35,7 @@ from ray_anystorage.errors import (
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.mounts import FuseMount, cannot, fuse, read_only, tmpfs
 
-LIMIT = 1.0  # seconds that a tier gets in these tests
+LIMIT = 2.0  # seconds that a tier gets in these tests
 
 
 def look(root: Path, tier: Tier = "cluster", timeout: float = LIMIT) -> Place:
@@ -224,14 +224,14 @@ def test_hung_mount_costs_one_limit_even_for_three_tiers(fuse_mount: FuseMount, 
         local_storage=str(good), cluster_storage=hung, user_storage=hung, shared_storage=hung, timeout=LIMIT, environ={}
     )
     elapsed = time.monotonic() - started
-    assert LIMIT <= elapsed < LIMIT + 1
+    assert LIMIT <= elapsed < 3 * LIMIT, "the tiers waited one after another"
     assert states(environment) == ["usable", "failed", "failed", "failed", "absent"]
     for place in environment.places[1:4]:
         error = failure(place)
         assert type(error) is MountTimeoutError
         assert isinstance(error, TimeoutError)
         assert "does not answer" in error.reason
-        assert "1 s" in error.tried
+        assert "2 s" in error.tried
         assert place.description == "FUSE mount (fuse.seaweedfs)"
 
 
@@ -262,15 +262,15 @@ def test_hung_mount_does_not_keep_the_interpreter_from_exiting(fuse_mount: FuseM
     ended = time.time()
     said = json.loads(done.stdout)
     assert said["problem"] == "MountTimeoutError"
-    assert said["took"] < LIMIT + 1
-    assert ended - said["left"] < 2
+    assert said["took"] < 3 * LIMIT
+    assert ended - said["left"] < 15
     assert done.stderr == ""
 
 
 def test_runs_of_a_name_are_found_on_a_real_mount_and_a_hang_is_an_error(fuse_mount: FuseMount) -> None:
     root = fuse_mount.directory
     (root / "run").mkdir()
-    (root / "run" / ".validate_storage_marker").touch()
+    (root / "run" / "tuner.pkl").touch()
     place = look(root, timeout=10)
     assert find_mount_homes("run", [place], 10) == (RunHome("run", "cluster", str(root / "run"), is_run=True),)
     fuse_mount.hang()
