@@ -1,16 +1,16 @@
-# demo, test, lint, soak, clean: each makes its own virtual environment in .venv when it has to.
+# demo, test, lint, soak, bench, clean: each makes its own virtual environment in .venv when it has to.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEFINITION := setup.cfg pyproject.toml
 
-.PHONY: demo test lint soak install-test clean
+.PHONY: demo test lint soak bench install-test clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/ray-anystorage demo
 
-test: lint
+test: lint .azurite/.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -21,10 +21,19 @@ lint: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.transfer $(BENCH)
+
+# The Azure emulator comes from npm; where there is no npm its tests skip and say so.
+.azurite/.installed:
+	mkdir -p .azurite
+	if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --prefix .azurite azurite; fi
+	touch $@
+
 install-test: $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .azurite build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 …")'

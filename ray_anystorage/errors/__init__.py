@@ -2,16 +2,20 @@
 
 from ray_anystorage.errors.base import AnyStorageError
 from ray_anystorage.errors.checkpoints import (
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
     DigestMismatchError,
     HomeNotVisibleError,
     ManifestError,
     ManifestTooNewError,
     ObjectMissingError,
+    RankConflictError,
     ShortReadError,
     SnapshotDamagedError,
     SourceChangedError,
     StoreUnavailableError,
     TransferCancelledError,
+    UnsavableFileError,
 )
 from ray_anystorage.errors.requests import (
     ConfigClashError,
@@ -62,6 +66,8 @@ __all__ = [
     "BucketError",
     "BucketMissingError",
     "BucketPermissionError",
+    "CheckpointCorruptedError",
+    "CheckpointIncompleteError",
     "ConfigClashError",
     "CredentialsError",
     "CredentialsNotFoundError",
@@ -91,6 +97,7 @@ __all__ = [
     "ObjectMissingError",
     "OutsideArtifactFolderError",
     "PlanError",
+    "RankConflictError",
     "RequestError",
     "SettingsError",
     "SeveralHomesError",
@@ -103,6 +110,7 @@ __all__ = [
     "TierUnavailableError",
     "TransferCancelledError",
     "UnknownKeyError",
+    "UnsavableFileError",
     "UnsupportedRayError",
     "WrongRegionError",
     "WrongSecretError",

@@ -52,3 +52,19 @@ class ManifestError(AnyStorageError, ValueError):
 
 class ManifestTooNewError(ManifestError):
     """A later version of this package wrote the manifest."""
+
+
+class UnsavableFileError(AnyStorageError, ValueError):
+    """Something in a checkpoint's directory cannot be saved as it is."""
+
+
+class RankConflictError(AnyStorageError, ValueError):
+    """Two ranks saved different content under the same name of one checkpoint."""
+
+
+class CheckpointIncompleteError(AnyStorageError, ValueError):
+    """The manifests of a checkpoint do not make one whole checkpoint."""
+
+
+class CheckpointCorruptedError(AnyStorageError, OSError):
+    """The data of a checkpoint is not what was saved."""

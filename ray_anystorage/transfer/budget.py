@@ -1,0 +1,141 @@
+"""One bounded budget of requests and memory for everything that moves at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from ray_anystorage.errors import TransferCancelledError
+
+_TICK = 0.1  # seconds between looks at the cancel flag while waiting for something else
+
+
+class Cancel:
+    """A flag that ends a transfer; anyone may set it, from any thread."""
+
+    def __init__(self, parent: Cancel | None = None) -> None:
+        self._event = threading.Event()
+        self._parent = parent
+
+    def set(self) -> None:
+        """End the transfer."""
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        """True once this flag or the one it was made under was set."""
+        return self._event.is_set() or (self._parent is not None and self._parent.is_set)
+
+    def check(self) -> None:
+        """Raise ``TransferCancelledError`` if the flag is set."""
+        if self.is_set:
+            raise TransferCancelledError("the transfer was cancelled")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past the flag."""
+        until = time.monotonic() + seconds
+        while not self.is_set and (left := until - time.monotonic()) > 0:
+            self._event.wait(min(left, _TICK))
+        self.check()
+
+
+class Budget:
+    """How many requests are under way, and how much memory their buffers take.
+
+    The number of requests is found by additive increase and multiplicative decrease: it grows by one for each one that
+    succeeds until the store first throttles, by one for each full round after that, and is halved at most once for the
+    requests that were under way when the store throttled.
+
+    Parameters
+    ----------
+    requests
+        At once, at most.
+    memory_bytes
+        Of buffers, at most; a single buffer may be larger, and is then alone.
+    first_requests
+        At once, to begin with.
+
+    Attributes
+    ----------
+    limit, lowest_limit
+        Requests at once now, and at the worst moment.
+    cuts, retries
+        How often the limit was halved, and how many attempts failed in a way that another may not.
+    """
+
+    def __init__(self, *, requests: int = 32, memory_bytes: int = 256 << 20, first_requests: int = 8) -> None:
+        self.requests, self.memory_bytes = requests, memory_bytes
+        self.limit = self.lowest_limit = float(min(first_requests, requests))
+        self.cuts = self.retries = 0
+        self._condition = threading.Condition()
+        self._running = 0
+        self._started = self._cut_at = 0  # requests ever started, and how many had been at the last cut
+        self._borrowed_bytes = 0
+        self._free: list[bytearray] = []
+
+    @contextlib.contextmanager
+    def slot(self, cancel: Cancel) -> Iterator[None]:
+        """Hold one request's place; a ``Transient`` that leaves the block tells whether the store throttled."""
+        with self._condition:
+            while self._running >= int(self.limit):
+                cancel.check()
+                self._condition.wait(_TICK)
+            cancel.check()
+            self._running += 1
+            self._started += 1
+            number = self._started
+        try:
+            yield
+        except BaseException as error:
+            self._finish(number, success=False, throttled=getattr(error, "throttled", False))
+            raise
+        self._finish(number, success=True, throttled=False)
+
+    @contextlib.contextmanager
+    def buffer(self, size: int, cancel: Cancel) -> Iterator[bytearray]:
+        """Borrow ``size`` bytes, not cleared; waits while the memory is lent out."""
+        with self._condition:
+            while self._borrowed_bytes and self._borrowed_bytes + size > self.memory_bytes:
+                cancel.check()
+                self._condition.wait(_TICK)
+            self._borrowed_bytes += size
+            found = next((i for i in reversed(range(len(self._free))) if len(self._free[i]) == size), None)
+            taken = self._free.pop(found) if found is not None else None
+            if taken is None:
+                self._shrink_to(self.memory_bytes - self._borrowed_bytes)
+        buffer = bytearray(size) if taken is None else taken
+        try:
+            yield buffer
+        finally:
+            with self._condition:
+                self._borrowed_bytes -= size
+                self._free.append(buffer)
+                self._condition.notify_all()
+
+    def trim(self) -> None:
+        """Give the memory of idle buffers back to the system."""
+        with self._condition:
+            self._free.clear()
+
+    def retried(self) -> None:
+        """Count one failed attempt."""
+        with self._condition:
+            self.retries += 1
+
+    def _shrink_to(self, idle_bytes: int) -> None:
+        while self._free and sum(map(len, self._free)) > idle_bytes:
+            del self._free[0]
+
+    def _finish(self, number: int, *, success: bool, throttled: bool) -> None:
+        with self._condition:
+            self._running -= 1
+            if success:
+                self.limit = min(self.requests, self.limit + (1 / self.limit if self.cuts else 1))
+            elif throttled and number > self._cut_at:
+                self.limit = max(1.0, self.limit / 2)
+                self.lowest_limit = min(self.lowest_limit, self.limit)
+                self.cuts += 1
+                self._cut_at = self._started
+            self._condition.notify_all()

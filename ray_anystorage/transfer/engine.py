@@ -1,0 +1,119 @@
+"""Moving many files between local paths and a store, over one bounded budget of requests and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.transfer.download import Fetching
+from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
+from ray_anystorage.transfer.retry import Patience
+from ray_anystorage.transfer.session import Session
+from ray_anystorage.transfer.store import Store
+from ray_anystorage.transfer.upload import Sending
+
+
+def upload(
+    store: Store,
+    files: Sequence[Outgoing],
+    *,
+    budget: Budget | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    already: Collection[Stored] = (),
+    cancel: Cancel | None = None,
+    patience: Patience | None = None,
+) -> tuple[Stored, ...]:
+    """Store files; they are durable when this returns, and none is under way when it raises.
+
+    Parameters
+    ----------
+    files
+        Keys must differ.
+    budget
+        May be shared by several calls at once; a fresh one where ``None``.
+    on_progress
+        Called with the number of bytes that were stored since the last call, by one thread at a time.
+    already
+        What the store is known to hold, under these keys or others. A file that is the same is not sent again: it is
+        left alone, or copied on the store's own side.
+    cancel
+        Set it to end the transfer; requests under way are waited for, uploads under way aborted.
+    patience
+        How long failing requests are tried again.
+
+    Returns
+    -------
+    tuple of Stored
+        In the order of ``files``.
+
+    Raises
+    ------
+    StorageError
+        The store refused or kept failing, or a file shrank. The first of several failures.
+    OSError
+        A file cannot be read.
+    TransferCancelledError
+        ``cancel`` was set.
+    """
+    session = _session(store, budget, cancel, patience, on_progress)
+    try:
+        return Sending(session, files).run(already)
+    finally:
+        session.budget.trim()
+
+
+def download(
+    store: Store,
+    files: Sequence[Incoming],
+    *,
+    budget: Budget | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    cancel: Cancel | None = None,
+    patience: Patience | None = None,
+    durable: bool = False,
+) -> None:
+    """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
+
+    Parameters
+    ----------
+    files
+        Targets must differ. Those with digests are verified.
+    budget, on_progress, cancel, patience
+        As for :func:`upload`.
+    durable
+        Also ``fsync`` files and their directories.
+
+    Raises
+    ------
+    DigestMismatchError
+        What the store holds is not what the digests say; names the file and the chunk.
+    ShortReadError, ObjectMissingError
+        The object is shorter than said, or not there.
+    StorageError
+        The store refused or kept failing. The first of several failures.
+    OSError
+        A target cannot be written.
+    TransferCancelledError
+        ``cancel`` was set.
+    """
+    session = _session(store, budget, cancel, patience, on_progress)
+    try:
+        Fetching(session, files, durable=durable).run()
+    finally:
+        session.budget.trim()
+
+
+def _session(
+    store: Store,
+    budget: Budget | None,
+    cancel: Cancel | None,
+    patience: Patience | None,
+    on_progress: Callable[[int], None] | None,
+) -> Session:
+    return Session(
+        store,
+        budget or Budget(requests=store.limits.requests),
+        Cancel(cancel),  # a failure ends this call, not everything that shares the caller's flag
+        patience or Patience(),
+        on_progress,
+    )

@@ -1,0 +1,56 @@
+"""What is to be moved and what was: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_count
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A local file and the key it is to have; ``size`` in bytes, as it was when it was listed."""
+
+    path: str
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that a store holds: size in bytes, digest and chunk digests as :mod:`.digest` makes them.
+
+    ``sent`` is false where the store had it already.
+    """
+
+    key: str
+    size: int
+    digest: str
+    chunks: tuple[str, ...]
+    sent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A key and the local path it is to have; with digests, what arrives is compared with them."""
+
+    key: str
+    target: str
+    size: int
+    digest: str | None = None
+    chunks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a file that one request moves: whole chunks, but for the last."""
+
+    index: int
+    offset: int
+    size: int
+
+
+def split(size: int, max_parts: int) -> tuple[Part, ...]:
+    """Cut a file into parts of one chunk, or of as many as ``max_parts`` makes necessary; an empty file has one."""
+    step = CHUNK_BYTES * max(1, -(-chunk_count(size) // max_parts))
+    return tuple(Part(i, at, min(step, size - at)) for i, at in enumerate(range(0, max(size, 1), step)))

@@ -1,0 +1,220 @@
+"""Object stores through obstore: memory, GCS and Azure as they are, and what S3 shares with them.
+
+obstore's own retries are off, so that the engine sees every failure and can slow down; only the streamed upload of a
+large object, whose parts obstore alone can see, keeps them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
+
+from ray_anystorage import errors
+from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.retry import Transient
+from ray_anystorage.transfer.store import Counters, Limits, below, check_key
+from ray_anystorage.transfer.streamed import StreamedUpload
+
+Result = TypeVar("Result")
+
+NO_RETRIES = {"max_retries": 0}
+OWN_RETRIES = {"max_retries": 20, "retry_timeout": timedelta(seconds=300)}
+OBSTORE_FAILURES = (BaseError, OSError)  # a missing object is a built-in FileNotFoundError
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_PASSING = (408, 429, 500, 502, 503, 504)
+_THROTTLING = (429, 503)
+
+
+class ObjectStore:
+    """A folder of an object store.
+
+    Parameters
+    ----------
+    client
+        An obstore store without retries.
+    uri
+        Of the folder, for messages.
+    prefix
+        The folder's key prefix, without slashes at its ends; may be empty.
+    streaming
+        An obstore store with retries, for large objects; ``client`` where ``None``.
+    """
+
+    def __init__(self, client: Any, *, uri: str, prefix: str = "", streaming: Any = None) -> None:
+        self.limits = Limits()
+        self.counters = Counters()
+        self._client, self._streaming = client, streaming or client
+        self._uri = uri
+        self._prefix = prefix
+
+    @property
+    def uri(self) -> str:
+        """The folder's URI."""
+        return self._uri
+
+    def write_small(self, key: str, data: BytesLike) -> None:
+        """Replace an object with one request."""
+        path = self._path(key)
+        self.counters.add(sent=len(data))
+        self._call("put", key, lambda: obstore.put(self._client, path, data, use_multipart=False))
+
+    def begin(self, key: str, size: int) -> Any:
+        """An upload whose parts obstore sends; it takes them in order."""
+        return StreamedUpload(
+            self._streaming, self._path(key), self.counters, lambda error: self.failed("put", key, error)
+        )
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill the buffer with one request."""
+        path = self._path(key)
+
+        def fetch() -> Any:
+            return obstore.get_range(self._client, path, start=offset, length=len(into))
+
+        self.counters.add()
+        data = memoryview(self._call("get", key, fetch))
+        self.counters.add(fetched=len(data), requests=0)
+        if len(data) < len(into):
+            raise self.short(key, offset, len(data), len(into))
+        into[:] = data
+
+    def size(self, key: str) -> int:
+        """Bytes of an object."""
+        self.counters.add()
+        return int(self._call("head", key, lambda: obstore.head(self._client, self._path(key)))["size"])
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Objects below a folder, a page at a time."""
+        folder = "/".join(part for part in (self._prefix, prefix.strip("/")) if part)
+        pages = iter(obstore.list(self._client, prefix=folder or None, chunk_size=1000))
+        while page := self._call("list", prefix, lambda: next(pages, None)):
+            self.counters.add()
+            for entry in page:
+                key = entry["path"][len(self._prefix) + 1 if self._prefix else 0 :]
+                if below(prefix, key):
+                    yield key, int(entry["size"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, many by one request where the store can."""
+        paths = [self._path(key) for key in keys]
+        if not paths:
+            return
+        self.counters.add()
+        try:
+            self._call("delete", paths[0], lambda: obstore.delete(self._client, paths))
+        except errors.ObjectMissingError:  # it stops at the first that is not there
+            for path in paths:
+                self._delete_one(path)
+
+    def copy(self, source: str, key: str) -> None:
+        """Copy on the store's own side."""
+        self.counters.add()
+        self._call("copy", source, lambda: obstore.copy(self._client, self._path(source), self._path(key)))
+
+    def settle(self) -> None:
+        """Nothing: an object that is there is durable."""
+
+    def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """None that obstore can see; Azure and GCS drop theirs by themselves, Azure after a week."""
+        return iter(())
+
+    def discard(self, key: str, token: str) -> None:
+        """Nothing: ``unfinished`` names none."""
+
+    def close(self) -> None:
+        """Nothing: obstore's connections end with it."""
+
+    def failed(self, operation: str, key: str, error: Exception) -> Exception:
+        """What to raise for a failure of obstore."""
+        said = str(error).partition("\n\nDebug source")[0]
+        status = int(found[1]) if (found := _STATUS.search(said)) else None
+        code = found[1] if (found := _CODE.search(said)) else ""
+        problem = self.explain(operation, key, status, code, said, error)
+        if status in _PASSING or code in self.passing_codes or (status is None and _is_connection(error)):
+            return Transient(problem, throttled=status in _THROTTLING)
+        return problem
+
+    passing_codes: frozenset[str] = frozenset()
+
+    def explain(
+        self, operation: str, key: str, status: int | None, code: str, said: str, error: Exception
+    ) -> errors.StorageError:
+        """The error of this package that says the same."""
+        if isinstance(error, FileNotFoundError) or status == 404:
+            if code in ("NoSuchBucket", "ContainerNotFound"):
+                return self.problem(
+                    errors.BucketMissingError, said, operation, key, "create the bucket, or correct its name"
+                )
+            return self.problem(
+                errors.ObjectMissingError, "there is no such object", operation, key, "look for it with another name"
+            )
+        if status == 416:
+            return self.problem(errors.ShortReadError, "the object ends before", operation, key, "store it again")
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            return self.problem(
+                errors.BucketPermissionError, said, operation, key, f"allow these credentials to {operation}"
+            )
+        if status in _PASSING or status is None:
+            return self.problem(
+                errors.StoreUnavailableError, said, operation, key, "try again later; ask the store's owner"
+            )
+        return self.problem(errors.BucketError, said, operation, key, "look the answer up in the store's documentation")
+
+    def problem(
+        self, kind: type[errors.StorageError], reason: str, operation: str, key: str, remedy: str
+    ) -> errors.StorageError:
+        """An error about one object."""
+        place = f"{self.uri}/{key}"
+        return kind(reason, tier="artifact", place=place, tried=f"{operation} {place}", remedy=remedy)
+
+    def short(self, key: str, offset: int, got: int, wanted: int) -> errors.StorageError:
+        """The error for an object that ends too early."""
+        reason = f"the object ends at byte {offset + got}, {wanted} bytes from {offset} were asked for"
+        return self.problem(errors.ShortReadError, reason, "get", key, "restore an older checkpoint")
+
+    def _path(self, key: str) -> str:
+        return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)
+
+    def _delete_one(self, path: str) -> None:
+        self.counters.add()
+        try:
+            self._call("delete", path, lambda: obstore.delete(self._client, path))
+        except errors.ObjectMissingError:
+            return
+
+    def _call(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
+        try:
+            return request()
+        except OBSTORE_FAILURES as error:
+            raise self.failed(operation, key, error) from error
+
+
+class MemoryStore(ObjectStore):
+    """A store in this process's memory, for tests."""
+
+    def __init__(self) -> None:
+        from obstore.store import MemoryStore as ObstoreMemory
+
+        super().__init__(ObstoreMemory(), uri="memory:/")
+
+    def write_small(self, key: str, data: BytesLike) -> None:
+        """Keep a copy: obstore would keep the engine's buffer itself."""
+        super().write_small(key, bytes(data))
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill the buffer; obstore has no error of its own for a range that begins after the end."""
+        if offset >= self.size(key) and into:
+            raise self.short(key, offset, 0, len(into))
+        super().read_range(key, offset, into)
+
+
+def _is_connection(error: Exception) -> bool:
+    # obstore gives connections that are refused, reset, cut or silent no class of their own, only no status.
+    return not isinstance(error, (FileNotFoundError, NotSupportedError, PermissionDeniedError, UnauthenticatedError))

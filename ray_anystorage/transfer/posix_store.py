@@ -1,0 +1,244 @@
+"""A directory on a mount: temporary file, ``fsync`` and rename, so that a name stands for whole durable bytes only.
+
+The names themselves are durable after ``settle``, which syncs every directory that changed, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
+from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.download import preallocate, sync_directory
+from ray_anystorage.transfer.store import Counters, Limits, check_key
+
+_TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
+_REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
+_FICLONE = 0x40049409  # linux/fs.h
+_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+
+
+class PosixStore:
+    """Files below ``root``, which is made when something is written.
+
+    Parameters
+    ----------
+    root
+        An absolute path.
+    requests
+        Readers or writers at once.
+    """
+
+    def __init__(self, root: str, *, requests: int = _REQUESTS) -> None:
+        self.root = os.path.abspath(root)
+        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests)
+        self.counters = Counters()
+        self._unsettled: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """The root."""
+        return self.root
+
+    def write_small(self, key: str, data: BytesLike) -> None:
+        """Replace a file atomically; unlike large ones, its name is durable too."""
+        upload = self.begin(key, len(data))
+        try:
+            upload.part(0, 0, data)
+            upload.commit()
+        except BaseException:
+            upload.abort()
+            raise
+        self.settle()
+
+    def begin(self, key: str, size: int) -> PosixUpload:
+        """A preallocated temporary file beside the target."""
+        return PosixUpload(self, self.path(key), size)
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill the buffer from a file."""
+        with self._reading(key) as descriptor:
+            filled = 0
+            while filled < len(into):
+                count = os.preadv(descriptor, [into[filled:]], offset + filled)
+                if count == 0:
+                    reason = f"the file ends at byte {offset + filled}, {len(into)} bytes from {offset} were asked for"
+                    raise self._problem(ShortReadError, key, reason)
+                filled += count
+        self.counters.add(fetched=filled)
+
+    def size(self, key: str) -> int:
+        """Bytes of a file."""
+        with self._reading(key) as descriptor:
+            return os.fstat(descriptor).st_size
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Regular files below a folder, temporary ones left out."""
+        for path in self._walk(prefix):
+            if not os.path.basename(path).startswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    yield os.path.relpath(path, self.root), os.stat(path).st_size
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove files, and the folders that this leaves empty."""
+        for key in keys:
+            self.counters.add()
+            path = self.path(key)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            with contextlib.suppress(OSError):  # not empty, or not there
+                while (path := os.path.dirname(path)) != self.root:
+                    os.rmdir(path)
+
+    def copy(self, source: str, key: str) -> None:
+        """Reflink where the file system can, else copy inside the kernel, which on NFS 4.2 means on the server."""
+        with self._reading(source) as descriptor:
+            size = os.fstat(descriptor).st_size
+            upload = PosixUpload(self, self.path(key), size)
+            try:
+                upload.copy_from(descriptor)
+                upload.commit()
+            except BaseException:
+                upload.abort()
+                raise
+        self.settle()
+
+    def settle(self) -> None:
+        """Sync the directories that got new names since the last time."""
+        with self._lock:
+            directories, self._unsettled = self._unsettled, set()
+        for directory in sorted(directories):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                sync_directory(directory)
+
+    def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Temporary files: key and token are the same, the path below the root."""
+        for path in self._walk(prefix):
+            if os.path.basename(path).startswith(_TEMPORARY):
+                key = os.path.relpath(path, self.root)
+                yield key, key
+
+    def discard(self, key: str, token: str) -> None:
+        """Remove a temporary file."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(token))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def path(self, key: str) -> str:
+        """The absolute path of a key."""
+        return os.path.join(self.root, check_key(key))
+
+    def make_folder(self, path: str) -> None:
+        """Make a directory and those above it, and remember what has to be synced."""
+        missing = path
+        while not os.path.isdir(missing):
+            missing = os.path.dirname(missing)
+            self._remember(missing)
+        os.makedirs(path, exist_ok=True)
+        self._remember(path)
+
+    def _remember(self, directory: str) -> None:
+        with self._lock:
+            self._unsettled.add(directory)
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        self.counters.add()
+        top = self.path(prefix.strip("/")) if prefix.strip("/") else self.root
+        if os.path.isfile(top):
+            yield top
+        for folder, _, names in os.walk(top):
+            yield from (os.path.join(folder, name) for name in names)
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._problem(ObjectMissingError, key, "there is no such file") from error
+        self.counters.add()
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _problem(self, kind: type[StorageError], key: str, reason: str) -> StorageError:
+        place = f"{self.root}/{key}"
+        return kind(reason, tier="shared", place=place, tried=f"read {place}", remedy="restore an older checkpoint")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PosixStore, (self.root,)
+
+
+class PosixUpload:
+    """See :class:`ray_anystorage.transfer.store.Upload`."""
+
+    def __init__(self, store: PosixStore, path: str, size: int) -> None:
+        self._store, self._path, self._size = store, path, size
+        self._temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY}{secrets.token_hex(8)}.part")
+        self._descriptor = -1
+        self._lock = threading.Lock()
+
+    def part(self, index: int, offset: int, data: BytesLike) -> None:
+        """Write in place."""
+        descriptor, view, written = self._opened(), memoryview(data), 0
+        self._store.counters.add(sent=len(view))
+        while written < len(view):
+            written += os.pwrite(descriptor, view[written:], offset + written)
+
+    def copy_from(self, source: int) -> None:
+        """Take all of an open file."""
+        target, copied = self._opened(allocate=False), 0
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_CLONE:
+                raise
+        while copied < self._size and (count := _copy_range(source, target, self._size - copied, copied)):
+            copied += count
+
+    def commit(self) -> None:
+        """Sync the bytes, then give them their name."""
+        descriptor = self._opened()
+        os.fsync(descriptor)
+        os.replace(self._temporary, self._path)
+        os.close(descriptor)
+        self._descriptor = -1
+
+    def abort(self) -> None:
+        """Remove the temporary file."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._temporary)
+
+    def _opened(self, *, allocate: bool = True) -> int:
+        with self._lock:
+            if self._descriptor < 0:
+                self._store.make_folder(os.path.dirname(self._path))
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._descriptor = os.open(self._temporary, flags, 0o666)
+                if allocate:
+                    preallocate(self._descriptor, self._size)
+            return self._descriptor
+
+
+def _copy_range(source: int, target: int, size: int, offset: int) -> int:
+    try:
+        return os.copy_file_range(source, target, size, offset, offset)
+    except OSError as error:
+        if error.errno not in _CANNOT_CLONE:
+            raise
+    return os.pwrite(target, os.pread(source, min(size, 1 << 20), offset), offset)

@@ -1,0 +1,92 @@
+"""Trying again: what deserves it, how long to wait, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ray_anystorage.errors import StorageError, StoreUnavailableError
+from ray_anystorage.transfer.budget import Budget, Cancel
+
+Result = TypeVar("Result")
+
+
+class Transient(Exception):  # noqa: N818 - it is a signal to the engine, and never leaves it
+    """A failure that another attempt may not meet.
+
+    Parameters
+    ----------
+    problem
+        The error to raise when no attempt is left.
+    throttled
+        The store asked for fewer requests (429, 503).
+    """
+
+    def __init__(self, problem: StorageError, *, throttled: bool = False) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+        self.throttled = throttled
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request is tried.
+
+    Attributes
+    ----------
+    first_delay, longest_delay
+        Seconds; the bound of the wait doubles from one to the other, and the wait is drawn evenly below it ("full
+        jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+    give_up_after
+        Seconds since the first attempt after which none follows.
+    attempts
+        At most so many.
+    """
+
+    first_delay: float = 0.05
+    longest_delay: float = 5.0
+    give_up_after: float = 300.0
+    attempts: int = 60
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after so many failures."""
+        return random.uniform(0, min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))  # noqa: S311
+
+
+def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patience: Patience) -> Result:
+    """Make a request until it succeeds, a slot of the budget held for each attempt and for no wait between.
+
+    Raises
+    ------
+    StorageError
+        A hard failure, or the last transient one when patience ends.
+    TransferCancelledError
+        Somebody cancelled.
+    """
+    began = time.monotonic()
+    for failures in range(1, patience.attempts + 1):
+        try:
+            with budget.slot(cancel):
+                return request()
+        except Transient as transient:
+            budget.retried()
+            if failures == patience.attempts or time.monotonic() - began > patience.give_up_after:
+                raise _given_up(transient, failures, time.monotonic() - began) from transient
+        cancel.sleep(patience.delay(failures))
+    raise AssertionError("unreachable")
+
+
+def _given_up(transient: Transient, attempts: int, seconds: float) -> StorageError:
+    problem = transient.problem
+    if not isinstance(problem, StoreUnavailableError):
+        return problem
+    return StoreUnavailableError(
+        f"{problem.reason} (given up after {attempts} attempts in {seconds:.1f} s)",
+        tier=problem.tier,
+        place=problem.place,
+        tried=problem.tried,
+        remedy=problem.remedy,
+    )

@@ -1,0 +1,208 @@
+"""S3: small objects through obstore, parts and ranges of large ones through botocore.
+
+obstore takes the least time and CPU for small objects, but shows no parts, and allocates each range anew. botocore
+sends and fills the engine's own buffers. Both get their credentials from the same botocore session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import botocore.exceptions as boto
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from ray_anystorage import errors
+from ray_anystorage.credentials.grant import Grant, Mode
+from ray_anystorage.environment import BucketAddress
+from ray_anystorage.transfer.failures import Attempt, explain_s3
+from ray_anystorage.transfer.object_store import NO_RETRIES, ObjectStore
+from ray_anystorage.transfer.retry import Transient
+from ray_anystorage.transfer.s3_client import client_of, s3_session
+from ray_anystorage.transfer.s3_upload import S3Upload
+from ray_anystorage.transfer.store import Limits, below
+
+Result = TypeVar("Result")
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds; the second between two pieces of an answer
+SMALL_REQUEST_TIMEOUT = 120.0  # seconds for all of a request for a small object
+_DIRECT_BYTES = 1 << 20  # ranges above go into the engine's buffer without a copy
+_PIECE_BYTES = 1 << 20
+_CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
+
+_PASSING = frozenset(
+    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException"}
+    | {"TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded", "OperationAborted", "IncompleteBody"}
+    | {"BadDigest", "XAmzContentSHA256Mismatch"}  # a bit flipped on the way
+)
+_CONNECTION = (
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    boto.ResponseStreamingError,
+    ResponseParserError,
+    HTTPError,
+)
+_FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, OSError)
+
+
+class S3Store(ObjectStore):
+    """A folder of an S3 bucket; pickles as its address and the harmless variables of its grant."""
+
+    passing_codes = _PASSING
+
+    def __init__(self, address: BucketAddress, grant: Grant, *, read_timeout: float = READ_TIMEOUT) -> None:
+        self._address, self._grant, self._read_timeout = address, grant, read_timeout
+        self.secure = secure = not (address.endpoint or "").lower().startswith("http://")
+        session = s3_session(address, grant, connect_timeout=CONNECT_TIMEOUT, read_timeout=read_timeout)
+        _configure(session, secure)
+        self.boto = client_of(session, address)
+        super().__init__(
+            _small_client(address, session, self.boto, secure, read_timeout), uri=address.uri, prefix=address.prefix
+        )
+        self.limits = Limits()
+
+    def begin(self, key: str, size: int) -> S3Upload:
+        """A multipart upload; its first part opens it."""
+        return S3Upload(self, self._address.bucket, self._path(key), key, size)
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill the buffer with one request."""
+        if len(into) < _DIRECT_BYTES:
+            super().read_range(key, offset, into)
+        else:
+            self.request("get", key, lambda: self._fill(key, offset, into))
+
+    def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Multipart uploads that were opened and neither completed nor aborted."""
+        folder = "/".join(part for part in (self._prefix, prefix.strip("/")) if part)
+        pages = self.boto.get_paginator("list_multipart_uploads").paginate(Bucket=self._address.bucket, Prefix=folder)
+        for page in self.request("list", prefix, lambda: list(pages)):
+            for upload in page.get("Uploads", ()):
+                key = upload["Key"][len(self._prefix) + 1 if self._prefix else 0 :]
+                if below(self._prefix, upload["Key"]) and below(prefix, key):
+                    yield key, upload["UploadId"]
+
+    def discard(self, key: str, token: str) -> None:
+        """Abort a multipart upload."""
+        arguments = {"Bucket": self._address.bucket, "Key": self._path(key), "UploadId": token}
+        self.request("multipart upload", key, lambda: self.boto.abort_multipart_upload(**arguments))
+
+    def close(self) -> None:
+        """Close botocore's connections."""
+        self.boto.close()
+
+    def request(self, operation: str, key: str, call: Callable[[], Result]) -> Result:
+        """Call botocore once, and raise what this package means by its failure."""
+        self.counters.add()
+        try:
+            return call()
+        except _FAILURES as error:
+            raise self._boto_failed(operation, key, error) from error
+
+    def explain(
+        self, operation: str, key: str, status: int | None, code: str, said: str, error: Exception
+    ) -> errors.StorageError:
+        """In the words of :mod:`ray_anystorage.transfer.failures` where they know the code."""
+        if status in (401, 403) or (code and status == 400):
+            answer = {"Error": {"Code": code or str(status), "Message": said}}
+            client_error = boto.ClientError(answer, operation)
+            return explain_s3(client_error, self._attempt(operation, key)).error()
+        return super().explain(operation, key, status, code, self._grant.secrets.redact(said), error)
+
+    def _fill(self, key: str, offset: int, into: memoryview) -> None:
+        wanted = f"bytes={offset}-{offset + len(into) - 1}"
+        answer = self.boto.get_object(Bucket=self._address.bucket, Key=self._path(key), Range=wanted)
+        body, filled = answer["Body"], 0
+        try:
+            if answer["ContentLength"] < len(into):
+                raise self.short(key, offset, answer["ContentLength"], len(into))
+            while filled < len(into):
+                count = body.readinto(into[filled : filled + _PIECE_BYTES])
+                if count == 0:
+                    raise boto.IncompleteReadError(actual_bytes=filled, expected_bytes=len(into))
+                filled += count
+        finally:
+            self.counters.add(fetched=filled, requests=0)
+            body.close()
+
+    def _boto_failed(self, operation: str, key: str, error: Exception) -> Exception:
+        if isinstance(error, errors.StorageError):
+            return error
+        if isinstance(error, _CONNECTION):
+            reason = self._grant.secrets.redact(f"{type(error).__name__}: {error}")
+            return Transient(self._unavailable(operation, key, reason))
+        if not isinstance(error, boto.ClientError):
+            return explain_s3(error, self._attempt(operation, key)).error()
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if status >= 500 or status in (408, 429) or code in _PASSING:
+            return Transient(self._unavailable(operation, key, str(error)), throttled=status in (429, 503))
+        if status in (404, 416) and code != "NoSuchBucket":
+            return self.explain(operation, key, status, code, str(error), error)
+        return explain_s3(error, self._attempt(operation, key)).error()
+
+    def _unavailable(self, operation: str, key: str, reason: str) -> errors.StorageError:
+        remedy = "try again later; ask the store's owner"
+        return self.problem(errors.StoreUnavailableError, reason, operation, key, remedy)
+
+    def _attempt(self, operation: str, key: str) -> Attempt:
+        return Attempt(self._address, self._grant, operation, f"{self.uri}/{key}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        grant = self._grant
+        return _reopen, (self._address, grant.mode, grant.source, grant.env_vars, self._read_timeout)
+
+
+def _reopen(
+    address: BucketAddress, mode: Mode, source: str, env_vars: tuple[tuple[str, str], ...], read_timeout: float
+) -> S3Store:
+    # Secret values do not travel: in mode env they are in this process's environment, which only ambient reads.
+    mode = "ambient" if mode == "env" else mode
+    return S3Store(address, Grant(mode, source, "as pickled", env_vars), read_timeout=read_timeout)
+
+
+def _configure(session: Any, secure: bool) -> None:
+    config = Config(
+        max_pool_connections=Limits().requests,
+        retries={"total_max_attempts": 1},
+        # Over TLS nothing on the way can alter a payload; without it the store must compare it with its hash.
+        s3={"payload_signing_enabled": not secure},
+    )
+    session.set_default_client_config(session.get_default_client_config().merge(config))
+
+
+def _small_client(address: BucketAddress, session: Any, client: Any, secure: bool, read_timeout: float) -> Any:
+    from obstore.store import S3Store as ObstoreS3
+
+    credentials = session.get_credentials()
+
+    def provide() -> dict[str, Any]:
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_AGE,
+        }
+
+    if credentials is None:
+        raise boto.NoCredentialsError
+    return ObstoreS3(
+        address.bucket,
+        endpoint=client.meta.endpoint_url if address.endpoint else None,
+        region=client.meta.region_name,
+        virtual_hosted_style_request=not address.endpoint,
+        unsigned_payload=secure,
+        **({} if secure else {"checksum_algorithm": "SHA256"}),  # not every store compares a payload with its signature
+        credential_provider=provide,
+        retry_config=NO_RETRIES,
+        client_options={
+            "allow_http": not secure,
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
+            "read_timeout": timedelta(seconds=read_timeout),
+            "timeout": timedelta(seconds=max(SMALL_REQUEST_TIMEOUT, read_timeout)),
+        },
+    )

@@ -1,0 +1,129 @@
+"""A place of bytes: the whole surface that the engine and its callers use of a bucket, a mount or a memory.
+
+A new kind of store implements :class:`Store` and :class:`Upload` and passes
+:class:`ray_anystorage.testing.store_conformance.StoreConformance`.
+
+What an operation raises decides what the engine does: :class:`ray_anystorage.transfer.retry.Transient` is tried again,
+any :class:`ray_anystorage.errors.StorageError` ends the transfer at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ray_anystorage.errors import RequestError
+from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store allows.
+
+    Attributes
+    ----------
+    single_bytes
+        The largest object that goes by ``write_small``; larger ones go by ``begin``.
+    max_parts
+        Parts of one upload, at most.
+    requests
+        Requests at once that still help.
+    """
+
+    single_bytes: int = CHUNK_BYTES
+    max_parts: int = 10_000
+    requests: int = 32
+
+
+class Upload(Protocol):
+    """One object under way, invisible until ``commit``. Parts may come from several threads, in any order."""
+
+    def part(self, index: int, offset: int, data: BytesLike) -> None:
+        """Store part ``index`` (from 0), which begins at byte ``offset``; sending it again replaces it."""
+
+    def commit(self) -> None:
+        """Make the object visible, whole, in place of what was there."""
+
+    def abort(self) -> None:
+        """Leave nothing behind; safe to call at any time, more than once."""
+
+
+class Store(Protocol):
+    """The operations, all synchronous and thread-safe. Keys are relative to the store's root, with ``/`` between."""
+
+    limits: Limits
+    counters: Counters
+
+    @property
+    def uri(self) -> str:
+        """The root, for messages."""
+
+    def write_small(self, key: str, data: BytesLike) -> None:
+        """Replace an object atomically, with one request."""
+
+    def begin(self, key: str, size: int) -> Upload:
+        """Prepare an object of ``size`` bytes; the first part may make the first request."""
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill the buffer from an object; ``ShortReadError`` where it ends before."""
+
+    def size(self, key: str) -> int:
+        """Bytes; ``ObjectMissingError`` where there is none."""
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object below a folder (or all, for ``""``), in no order."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are not there are no error."""
+
+    def copy(self, source: str, key: str) -> None:
+        """Copy on the store's own side, atomically."""
+
+    def settle(self) -> None:
+        """Make durable what was written and is not: names, on a mount; nothing, in an object store."""
+
+    def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Key and token of each upload below a folder that was neither committed nor aborted."""
+
+    def discard(self, key: str, token: str) -> None:
+        """Remove an unfinished upload."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Counters:
+    """Requests made and bytes of payload moved, as one store saw them; failed requests count too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.bytes_sent = 0
+        self.bytes_fetched = 0
+
+    def add(self, *, sent: int = 0, fetched: int = 0, requests: int = 1) -> None:
+        """Count a request and what went with it, in bytes."""
+        with self._lock:
+            self.requests += requests
+            self.bytes_sent += sent
+            self.bytes_fetched += fetched
+
+
+def check_key(key: str) -> str:
+    """The key, if it names something below a root.
+
+    Raises
+    ------
+    RequestError
+        It is empty or absolute, or holds ``.``, ``..``, an empty segment or NUL.
+    """
+    if "\0" in key or any(segment in ("", ".", "..") for segment in key.split("/")):
+        raise RequestError(f"{key!r} is not a key: expected a relative path without empty, '.' or '..' segments")
+    return key
+
+
+def below(prefix: str, key: str) -> bool:
+    """True when the key lies in the folder, whole segments compared."""
+    return not prefix or key == prefix or key.startswith(prefix.rstrip("/") + "/")
