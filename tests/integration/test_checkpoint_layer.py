@@ -1,0 +1,249 @@
+"""Save, put together, fetch and verify a checkpoint, on a directory and on a real S3 server, inline and spilled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_anystorage.checkpoint.contents import Contents, assemble
+from ray_anystorage.checkpoint.manifest import FOLDER, Manifest
+from ray_anystorage.checkpoint.restore import fetch, verify_in_place
+from ray_anystorage.checkpoint.save import Part, read_manifests, save
+from ray_anystorage.checkpoint.tree import scan
+from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.credentials.redact import Secrets
+from ray_anystorage.environment import BucketAddress
+from ray_anystorage.errors import (
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    RankConflictError,
+    RequestError,
+    UnsavableFileError,
+)
+from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.transfer.digest import CHUNK_BYTES
+from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.s3_store import S3Store
+from ray_anystorage.transfer.store import Store
+
+FILES = {
+    "model.bin": CHUNK_BYTES * 2 + 17,
+    "empty": 0,
+    "sub dir/größe ★.json": 100,
+    "deep/er/still/x": 1,
+    f"long/{'n' * 200}/{'m' * 200}": 5,
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A directory with files of every kind, an empty folder, links and a sparse file."""
+    root = tmp_path / "source"
+    for name, size in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.urandom(size))
+    (root / "empty folder" / "inner").mkdir(parents=True)
+    (root / "link").symlink_to("model.bin")
+    with (root / "sparse").open("wb") as file:
+        file.truncate(3 << 20)
+    return root
+
+
+@pytest.fixture
+def bucket_store(s3_server: S3Server, bucket: str) -> Iterator[S3Store]:
+    keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
+    address = BucketAddress("s3", bucket, "folder/run", s3_server.region, s3_server.endpoint)
+    store = S3Store(address, Grant("env", "the test's keys", "test", (), Secrets(keys)))
+    yield store
+    store.close()
+
+
+def same(left: Path, right: Path) -> bool:
+    """Equal trees, empty folders included; links count as what they lead to."""
+
+    def content(root: Path) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+            for path in root.rglob("*")
+            if FOLDER not in path.parts
+        }
+
+    return content(left) == content(right)
+
+
+def saved(home: Store, source: Path, *, spill: Store | None = None, rank: int = 0, world: int = 1) -> Manifest:
+    return save(home, scan(str(source)), Part("checkpoint_1", "a1", rank, world), spill=spill)
+
+
+def whole(home: Store, *roster: int) -> Contents:
+    return assemble("checkpoint_1", read_manifests(home, "checkpoint_1"), attempt="a1", roster=roster or (0,))
+
+
+def test_on_a_mount_the_files_lie_as_they_were_and_verify_in_place(tmp_path: Path, source: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, source)
+    contents = whole(home)
+    verify_in_place(contents, str(tmp_path / "home" / "checkpoint_1"))
+    assert contents.size == sum(FILES.values()) + FILES["model.bin"] + (3 << 20)
+    fetch(home, contents, str(tmp_path / "back"))
+    assert same(source, tmp_path / "back")
+
+
+def test_in_a_bucket_the_data_lies_as_plain_objects(
+    tmp_path: Path, source: Path, bucket_store: S3Store, s3_server: S3Server, bucket: str
+) -> None:
+    saved(bucket_store, source)
+    keys = {key.removeprefix("folder/run/checkpoint_1/") for key in s3_server.keys(bucket)}
+    assert {*FILES, "link", "sparse"} <= keys
+    body = s3_server.client().get_object(Bucket=bucket, Key="folder/run/checkpoint_1/model.bin")["Body"].read()
+    assert body == (source / "model.bin").read_bytes()
+    fetch(bucket_store, whole(bucket_store), str(tmp_path / "back"))
+    assert same(source, tmp_path / "back")
+
+
+def test_spilled_data_is_in_the_bucket_and_its_manifest_in_the_home(
+    tmp_path: Path, source: Path, bucket_store: S3Store
+) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    manifest = saved(home, source, spill=bucket_store)
+    assert manifest.location == f"{bucket_store.uri}/checkpoint_1"
+    assert [path.name for path in (tmp_path / "home" / "checkpoint_1").iterdir()] == [FOLDER]
+    fetch(bucket_store, whole(home), str(tmp_path / "back"))
+    assert same(source, tmp_path / "back")
+
+
+def test_only_the_named_files_are_fetched(tmp_path: Path, source: Path, bucket_store: S3Store) -> None:
+    saved(bucket_store, source)
+    contents = whole(bucket_store)
+    before = bucket_store.counters.bytes_fetched
+    fetch(bucket_store, contents.matching(["sub dir/*", "deep/*"]), str(tmp_path / "back"))
+    assert bucket_store.counters.bytes_fetched - before == 101
+    assert sorted(path.name for path in (tmp_path / "back").rglob("*") if path.is_file()) == ["größe ★.json", "x"]
+    with pytest.raises(RequestError, match=r"files='nothing\*' names nothing"):
+        contents.matching("nothing*")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("place", ["mount", "bucket"])
+def test_damage_is_an_error_that_names_the_file(
+    tmp_path: Path, source: Path, s3_server: S3Server, bucket: str, bucket_store: S3Store, place: str, damage: str
+) -> None:
+    home: Store = PosixStore(str(tmp_path / "home")) if place == "mount" else bucket_store
+    saved(home, source)
+    content = bytearray((source / "model.bin").read_bytes())
+    content[CHUNK_BYTES + 5] ^= 1
+    content = content[:-9] if damage == "cut" else content
+    file, client = tmp_path / "home" / "checkpoint_1" / "model.bin", s3_server.client()
+    where = {"Bucket": bucket, "Key": "folder/run/checkpoint_1/model.bin"}
+    if place == "mount":
+        file.unlink()
+    if damage == "gone":
+        client.delete_object(**where)
+    elif place == "mount":
+        file.write_bytes(content)
+    else:
+        client.put_object(**where, Body=bytes(content))
+    contents = whole(home)
+    with pytest.raises(CheckpointCorruptedError, match=r"model\.bin"):
+        fetch(home, contents, str(tmp_path / "back"))
+    assert not (tmp_path / "back" / "model.bin").exists()
+    if place == "mount":
+        with pytest.raises(CheckpointCorruptedError, match=r"model\.bin"):
+            verify_in_place(contents, str(file.parent))
+
+
+def test_sizes_alone_find_what_is_cut_and_say_nothing_of_a_flipped_bit(tmp_path: Path, source: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, source)
+    file = tmp_path / "home" / "checkpoint_1" / "model.bin"
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(content)
+    verify_in_place(whole(home), str(file.parent), content=False)
+    file.write_bytes(content[:-1])
+    with pytest.raises(CheckpointCorruptedError, match="were saved"):
+        verify_in_place(whole(home), str(file.parent), content=False)
+
+
+def rank_source(tmp_path: Path, rank: int, **files: bytes) -> Path:
+    root = tmp_path / f"rank{rank}"
+    root.mkdir()
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    return root
+
+
+def test_several_ranks_make_one_checkpoint_and_equal_names_need_equal_content(tmp_path: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, rank_source(tmp_path, 0, shard0=b"0", common=b"same"), rank=0, world=3)
+    saved(home, rank_source(tmp_path, 1, shard1=b"1", common=b"same"), rank=1, world=3)
+    contents = whole(home, 0, 1)
+    assert [file.path for file in contents.files] == ["common", "shard0", "shard1"]
+    assert contents.ranks == (0, 1)
+    with pytest.raises(RankConflictError, match=r"ranks 2 and 0 .*'common'"):
+        saved(home, rank_source(tmp_path, 2, common=b"other"), rank=2, world=3)
+    with pytest.raises(RankConflictError, match="'common'"):
+        whole(home, 0, 1, 2)
+
+
+def test_a_rank_that_should_have_saved_is_missed_and_attempts_are_not_mixed(tmp_path: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, rank_source(tmp_path, 0, shard0=b"0"), rank=0, world=2)
+    with pytest.raises(CheckpointIncompleteError, match="no manifest of rank 1"):
+        whole(home, 0, 1)
+    save(home, scan(str(rank_source(tmp_path, 1, shard1=b"1"))), Part("checkpoint_1", "b2", 1, 4))
+    with pytest.raises(CheckpointIncompleteError, match="no manifest of rank 1"):
+        whole(home, 0, 1)
+    assert [file.path for file in whole(home, 0).files] == ["shard0"]
+
+
+def test_a_name_that_a_later_attempt_reused_is_damaged_and_not_silently_another(tmp_path: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, rank_source(tmp_path, 0, weights=b"first"), rank=0, world=1)
+    later = rank_source(tmp_path, 1, weights=b"later")
+    save(home, scan(str(later)), Part("checkpoint_1", "b2", 0, 1))
+    with pytest.raises(CheckpointCorruptedError, match="weights"):
+        verify_in_place(whole(home), str(tmp_path / "home" / "checkpoint_1"))
+
+
+def test_a_failed_upload_leaves_no_manifest(tmp_path: Path, source: Path, bucket_store: S3Store) -> None:
+    tree = scan(str(source))
+    (source / "deep/er/still/x").unlink()
+    with pytest.raises(FileNotFoundError):
+        save(bucket_store, tree, Part("checkpoint_1", "a1", 0, 1))
+    assert read_manifests(bucket_store, "checkpoint_1") == ()
+
+
+def test_what_the_store_has_is_not_sent_again(tmp_path: Path, source: Path, bucket_store: S3Store) -> None:
+    from ray_anystorage.transfer.files import Stored
+
+    manifest = saved(bucket_store, source)
+    already = [Stored(f"checkpoint_1/{file.path}", file.size, file.digest, file.chunks) for file in manifest.files]
+    before = bucket_store.counters.bytes_sent
+    again = save(bucket_store, scan(str(source)), Part("checkpoint_1", "b2", 0, 1), already=already)
+    assert bucket_store.counters.bytes_sent - before < 10_000, "more than the manifest was sent"
+    assert again.files == manifest.files
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda root: (root / "odd").symlink_to("nowhere"), "leads to nothing"),
+        (lambda root: (root / "odd").symlink_to("odd"), "circle"),
+        (lambda root: (root / "odd").symlink_to(".."), "leads back"),
+        (lambda root: os.mkfifo(root / "odd"), "neither a file nor a folder"),
+        (lambda root: (root / ".anystorage").mkdir(), "this package's own"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_by_name(tmp_path: Path, make: object, word: str) -> None:
+    (tmp_path / "source" / "sub").mkdir(parents=True)
+    make(tmp_path / "source")  # type: ignore[operator]
+    if word == "leads back":
+        (tmp_path / "source" / "odd").unlink()
+        (tmp_path / "source" / "sub" / "odd").symlink_to("..")
+    with pytest.raises(UnsavableFileError, match=word) as raised:
+        scan(str(tmp_path / "source"))
+    assert "odd" in str(raised.value) or ".anystorage" in str(raised.value)
