@@ -1,0 +1,76 @@
+"""Figures of interleaved runs: medians with their spread, and ratios of runs made side by side."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom; from 30 on the normal one is close enough.
+_T95: tuple[float, ...] = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
+_T95 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045)
+_NORMAL = 1.96
+LOSS = 0.95  # a ratio whose whole interval lies below this counts as a loss
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, quartiles and extremes."""
+
+    median: float
+    lower: float
+    upper: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Geometric mean of paired ratios with its 95 % interval; no bounds where there is one pair only."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+    @property
+    def lost(self) -> bool:
+        """Whether the interval lies wholly below 0.95."""
+        return self.high is not None and self.high < LOSS
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Summarise at least one value."""
+    lower, _, upper = statistics.quantiles([*values] * (2 if len(values) == 1 else 1), n=4, method="inclusive")
+    return Spread(statistics.median(values), lower, upper, min(values), max(values))
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+    """Ratio of values that were measured in pairs, in the same order.
+
+    The interval is Student's, on the logarithms.
+    """
+    logarithms = [math.log(above / below) for above, below in zip(numerators, denominators, strict=True)]
+    mean, pairs = statistics.fmean(logarithms), len(logarithms)
+    if pairs < 2:
+        return Ratio(math.exp(mean), None, None, pairs)
+    quantile = _T95[pairs - 2] if pairs - 2 < len(_T95) else _NORMAL
+    half = quantile * statistics.stdev(logarithms) / math.sqrt(pairs)
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), pairs)

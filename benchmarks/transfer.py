@@ -1,0 +1,78 @@
+"""Save and restore against Ray's own path and other clients, side by side: ``python -m benchmarks.transfer [--quick]``.
+
+Every cell is a place (loopback, a far store, a directory), an operation and a shape. Its ceiling comes first: what a
+plain client that only moves bytes reaches with as many connections as help. Then each client runs once untimed, through
+a proxy that counts, and every byte is checked. Then come the rounds: in each, every client and the plain one run once
+in random order, in a fresh process, and the result is checked again.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import clients, machine, plot, proxy_ceiling, shapes, table
+from benchmarks.cell import Runner
+from benchmarks.figures import Figures, figures
+from benchmarks.stage import staged
+
+_RESULTS = Path(__file__).parent / "results"
+_OPERATIONS = ("save", "restore")
+_NAMES = [place.name for place in shapes.PLACES]
+_ROUNDS, _QUICK_ROUNDS = 7, 3
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="Two small shapes, three rounds.")
+@click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
+@click.option("--operation", "operations", type=click.Choice(_OPERATIONS), multiple=True, help="Only this one.")
+@click.option("--shape", "wanted", multiple=True, help="Only shapes whose name starts so, such as '512 x'.")
+@click.option("--client", "names", multiple=True, help="Only these clients; stock Ray always runs.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Pairs per cell; 7 unless told, 3 with --quick.")
+@click.option(
+    "--mount", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The directory to measure."
+)
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
+def main(
+    quick: bool,
+    places: tuple[str, ...],
+    operations: tuple[str, ...],
+    wanted: tuple[str, ...],
+    names: tuple[str, ...],
+    rounds: int | None,
+    mount: Path | None,
+    results: Path,
+) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server is ended as well
+    console = Console(width=170)
+    report: Figures = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(mount)}
+    report |= {"proxy": proxy_ceiling.measure(), "cells": []}
+    path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-quick' if quick else ''}.json"
+    results.mkdir(parents=True, exist_ok=True)
+    rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+    with staged(mount) as stage:
+        for place in (place for place in shapes.PLACES if place.name in (places or _NAMES)):
+            there = clients.competitors(bucket=place.is_bucket)
+            chosen = [name for name in there if not names or name in (*names, clients.STOCK)]
+            for shape in shapes.shapes(place, quick=quick):
+                if wanted and not str(shape).startswith(wanted):
+                    continue
+                before = machine.load()
+                for cell in Runner(stage, place, shape, chosen, rounds, console.print).cells(operations or _OPERATIONS):
+                    measured = figures(cell) | {"load": [before, before := machine.load()]}
+                    report["cells"].append(measured)
+                    table.show(measured, console)
+                    path.write_text(json.dumps(report, indent=1))  # what is done is kept if the rest is interrupted
+    if report["cells"]:
+        plot.draw_report(report, path)
+    console.print(f"figures: {path}")
+
+
+if __name__ == "__main__":
+    main()
