@@ -204,11 +204,11 @@ def artifacts_dir(name: str | None = None) -> str:
     return directory
 
 
-def doctor() -> Report:
+def doctor(*, credentials: str | None = None) -> Report:
     """Try every tier from this node: what it is, how fast, and what to do about what does not work."""
     from ray_anystorage.diagnosis.node import doctor as examine
 
-    found = survey(nodes=alive_nodes())
+    found = survey(credentials=credentials, nodes=alive_nodes())
     return examine(found.environment, found.grant)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.environment import Tier
-from ray_anystorage.errors import ConfigClashError
+from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.resolve import Resolved
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
@@ -56,7 +57,8 @@ class StorageRecipe:
 
     def log_line(self) -> str:
         """Where, why, and with what credentials, in one line."""
-        return f"run {self.name!r}: {self.tier} storage at {self.uri}. {self.why} Credentials: {self.credentials}."
+        where = f"{self.tier} storage at {self.uri}/{self.name}"
+        return f"run {self.name!r}: {where}. {self.why} Credentials: {self.credentials}."
 
 
 def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> StorageRecipe:
@@ -84,11 +86,27 @@ def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> Sto
     )
 
 
-def refuse_own_fields(ray_arguments: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigClashError` for fields of Ray's RunConfig that the plan fills in."""
+def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse fields of Ray's RunConfig that the plan fills in, and names that are none of its fields.
+
+    Raises
+    ------
+    ConfigClashError
+        The plan chooses this field; names the value.
+    UnknownArgumentError
+        There is no such field; names the nearest.
+    """
     for field in ("storage_path", "storage_filesystem"):
         if ray_arguments.get(field) is not None:
             raise ConfigClashError(
                 f"{field}={ray_arguments[field]!r} clashes with the plan, which chooses it: leave it out and say "
                 "tier=… or RAY_ANYSTORAGE_*_STORAGE instead, or use a plain RunConfig"
+            )
+    ours = ("name", "checkpoint_size", "audience", "tier", "credentials")
+    for name in ray_arguments:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, (*ours, *known), n=1, cutoff=0.0)[0]
+            raise UnknownArgumentError(
+                f"{name}={ray_arguments[name]!r} is an argument neither of this function nor of Ray's RunConfig; did "
+                f"you mean {nearest}?"
             )

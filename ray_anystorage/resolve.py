@@ -16,10 +16,17 @@ from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.discovery.discover import discover
 from ray_anystorage.discovery.homes import can_be_searched, find_bucket_home, find_mount_homes
 from ray_anystorage.environment import BucketAddress, Environment, RunHome, Tier
-from ray_anystorage.errors import CredentialsError, NoStorageError, StorageError
+from ray_anystorage.errors import (
+    AnyStorageError,
+    CredentialsError,
+    NoStorageError,
+    StorageError,
+    UnsupportedStoreError,
+)
 from ray_anystorage.policy import Request, StoragePlan, decide
 from ray_anystorage.settings import LOCAL_VARIABLE, PREFIX, Settings, process_environment, read_settings
 from ray_anystorage.transfer.listing import list_keys
+from ray_anystorage.units import sentence
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +41,7 @@ class Survey:
 
     environment: Environment
     settings: Settings
+    name: str | None = None
     grant: Grant | None = None
     obstacle: CredentialsError | StorageError | None = None
 
@@ -81,16 +89,16 @@ def survey(
         unsearched = tuple(p.tier for p in environment.places if p.problem is not None and not can_be_searched(p))
         environment = replace(environment, homes=homes, unsearched=unsearched)
     mode = credentials or settings.credentials or "auto"
-    check_mode(mode)
+    check_mode(mode, said_by="credentials" if credentials else f"{PREFIX}CREDENTIALS")
     artifact = environment.place("artifact")
     if artifact is None or artifact.bucket is None:
-        return Survey(environment, settings)
+        return Survey(environment, settings, name)
     try:
         grant = choose(mode, artifact.bucket, environ)
     except CredentialsError as error:
         reason = error.message.splitlines()[0]
         notes = (*environment.notes, *_not_searched(name, reason))
-        return Survey(replace(environment, credentials=f"none: {reason}", notes=notes), settings, None, error)
+        return Survey(replace(environment, credentials=f"none: {reason}", notes=notes), settings, name, None, error)
     return _with_bucket(name, environment, settings, grant, artifact.bucket)
 
 
@@ -104,16 +112,16 @@ def _with_bucket(
         credentials=f"{grant.mode}: {grant.reason}",
     )
     if name is None:
-        return Survey(environment, settings, grant)
+        return Survey(environment, settings, name, grant)
     try:
         home = find_bucket_home(
             name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_SEARCH_TIMEOUT)
         )
     except StorageError as error:
         notes = (*environment.notes, *_not_searched(name, error.reason))
-        return Survey(replace(environment, notes=notes), settings, grant, error)
+        return Survey(replace(environment, notes=notes), settings, name, grant, error)
     found: tuple[RunHome, ...] = (home,) if home else ()
-    return Survey(replace(environment, homes=(*environment.homes, *found)), settings, grant)
+    return Survey(replace(environment, homes=(*environment.homes, *found)), settings, name, grant)
 
 
 def _not_searched(name: str | None, reason: str) -> tuple[str, ...]:
@@ -157,8 +165,9 @@ def resolve(
 def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
     """Raise what keeps the plan's bucket from working, or an earlier run from being found in it."""
     if plan.bucket is None:
-        if isinstance(found.obstacle, StorageError) and not forced and not plan.resumes:
-            raise _unsearched(found.obstacle, plan)
+        obstacle = search_obstacle(found, plan, forced=forced)
+        if obstacle is not None:
+            raise obstacle
         return
     if found.obstacle is not None:
         raise found.obstacle
@@ -168,15 +177,26 @@ def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
             raise problem.error()
 
 
-def _unsearched(obstacle: StorageError, plan: StoragePlan) -> StorageError:
-    """The obstacle, with what to do for a run that does not need the bucket."""
+def search_obstacle(found: Survey, plan: StoragePlan, *, forced: bool) -> AnyStorageError | None:
+    """Why a named run that would go elsewhere must not start: the bucket, where it may live already, was not searched.
+
+    ``None`` where it was, where the run was found or forced, and where it has no name or no run can be in the bucket.
+    """
+    obstacle = found.obstacle
+    if obstacle is None or forced or plan.resumes or not found.name or isinstance(obstacle, UnsupportedStoreError):
+        return None
+    hint = (
+        f"The run itself would go to {plan.storage_path}, but one of the same name may be in the bucket. To go on "
+        f"without looking there, say tier={plan.tier!r}."
+    )
+    if not isinstance(obstacle, StorageError):
+        return type(obstacle)(f"{obstacle.message}\n  {hint}")
     return type(obstacle)(
         obstacle.reason,
         tier=obstacle.tier,
         place=obstacle.place,
         tried=obstacle.tried,
-        remedy=f"{obstacle.remedy} The run itself would go to {plan.storage_path}, but one of the same name may be in "
-        f"the bucket; to go on without looking there, say tier={plan.tier!r}.",
+        remedy=f"{sentence(obstacle.remedy)} {hint}",
     )
 
 

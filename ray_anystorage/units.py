@@ -1,4 +1,4 @@
-"""Sizes in bytes, read from and shown to people."""
+"""Sizes in bytes, read from and shown to people; sentences that join."""
 
 from __future__ import annotations
 
@@ -60,3 +60,8 @@ def format_size(size: int) -> str:
     digits = 2 if value < 10 else 1 if value < 100 else 0
     text = f"{float(value):.{digits}f}"
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop at its end, so that another sentence can follow."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

@@ -8,8 +8,9 @@ from ray_anystorage.cli.failure import failures_shown, write_json
 
 
 @click.command(short_help="Try every tier from this node.")
+@click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
-def doctor(as_json: bool) -> None:
+def doctor(credentials: str | None, as_json: bool) -> None:
     """Try every tier from this node: what it is, how fast, and what to do about what does not work.
 
     Takes some seconds for each tier, and leaves nothing behind.
@@ -24,7 +25,7 @@ def doctor(as_json: bool) -> None:
     from ray_anystorage.cli.text import working
 
     with failures_shown(as_json=as_json), working("Trying every tier"):
-        report = api.doctor()
+        report = api.doctor(credentials=credentials)
     if as_json:
         write_json(report.to_dict())
     else:

@@ -16,6 +16,7 @@ from ray_anystorage.policy.request import AUDIENCES, Audience
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes of the cluster; one unless said.")
 @click.option("--audience", type=click.Choice(AUDIENCES), default="cluster", show_default=True, help="Who sees it.")
 @click.option("--tier", type=click.Choice(TIERS), help="Force one of the tiers.")
+@click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def plan(
     name: str | None,
@@ -24,6 +25,7 @@ def plan(
     nodes: int | None,
     audience: Audience,
     tier: Tier | None,
+    credentials: str | None,
     as_json: bool,
 ) -> None:
     """Say where a run would go, and why.
@@ -34,14 +36,15 @@ def plan(
     \b
     Exit codes:
       0  there is a plan
-      1  no plan can be made, or no credentials reach the bucket that it chose
+      1  no plan can be made, or it cannot be carried out: no credentials reach the bucket that it chose, or the bucket
+         could not be searched for an earlier run of this name
       2  an argument or a setting cannot be meant
     """
     from ray_anystorage import api
-    from ray_anystorage.resolve import survey
+    from ray_anystorage.resolve import search_obstacle, survey
 
     with failures_shown(as_json=as_json):
-        found = survey(name, nodes=nodes)
+        found = survey(name, nodes=nodes, credentials=credentials)
         made = api.plan(
             name,
             checkpoint_size=checkpoint_size,
@@ -50,7 +53,7 @@ def plan(
             tier=tier,
             environment=found.environment,
         )
-    obstacle = found.obstacle if made.bucket is not None else None
+    obstacle = found.obstacle if made.bucket else search_obstacle(found, made, forced=tier is not None)
     if as_json:
         write_json({**made.to_dict(), **({"error": error_dict(obstacle)} if obstacle else {})})
     else:

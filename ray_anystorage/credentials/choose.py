@@ -37,6 +37,7 @@ from ray_anystorage.errors import (
     CredentialsNotFoundError,
     RequestError,
     StaticKeysError,
+    UnsupportedStoreError,
 )
 
 MODES = ("auto", "ambient", "reference", "env")
@@ -111,7 +112,7 @@ def merge_runtime_env(
     return merged
 
 
-def check_mode(mode: str) -> None:
+def check_mode(mode: str, *, said_by: str = "credentials") -> None:
     """Refuse what is not a mode.
 
     Raises
@@ -127,13 +128,13 @@ def check_mode(mode: str) -> None:
             f'file that is on every node), "ambient" (the nodes\' own identity) or "env" (static keys; {_EXPOSED})'
         )
     if mode not in MODES:
-        raise RequestError(f"credentials={mode!r} is not a mode: expected one of {', '.join(map(repr, MODES))}")
+        raise RequestError(f"{said_by}={mode!r} is not a mode: expected one of {', '.join(map(repr, MODES))}")
 
 
 def _refuse_unknown(mode: str, address: BucketAddress) -> None:
     check_mode(mode)
     if address.scheme not in _SCHEMES:
-        raise CredentialsError(
+        raise UnsupportedStoreError(
             f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use "
             "an s3:// or gs:// folder, or a mount with tier=…"
         )

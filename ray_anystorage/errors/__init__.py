@@ -35,7 +35,9 @@ from ray_anystorage.errors.requests import (
     SeveralHomesError,
     StaticKeysError,
     TierUnavailableError,
+    UnknownArgumentError,
     UnsupportedRayError,
+    UnsupportedStoreError,
 )
 from ray_anystorage.errors.storage import (
     BucketCredentialsError,
@@ -109,9 +111,11 @@ __all__ = [
     "StoreUnavailableError",
     "TierUnavailableError",
     "TransferCancelledError",
+    "UnknownArgumentError",
     "UnknownKeyError",
     "UnsavableFileError",
     "UnsupportedRayError",
+    "UnsupportedStoreError",
     "WrongRegionError",
     "WrongSecretError",
 ]

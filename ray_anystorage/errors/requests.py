@@ -25,6 +25,10 @@ class ConfigClashError(RequestError):
     """The user's own configuration and the plan's say different things about the same field."""
 
 
+class UnknownArgumentError(RequestError, TypeError):
+    """An argument is known neither here nor to Ray."""
+
+
 class OutsideArtifactFolderError(RequestError):
     """A key in the platform's bucket lies outside the artifact folder."""
 
@@ -71,6 +75,10 @@ class CredentialsError(AnyStorageError, PermissionError):
 
 class CredentialsNotFoundError(CredentialsError):
     """No source of credentials was found."""
+
+
+class UnsupportedStoreError(CredentialsError):
+    """Runs cannot live in this kind of bucket, whatever the credentials."""
 
 
 class StaticKeysError(CredentialsError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_anystorage.environment import Place
+from ray_anystorage.environment import Environment, Place
 from ray_anystorage.policy.request import Request
 from ray_anystorage.units import format_size
 
@@ -30,8 +30,12 @@ def room_objection(place: Place, request: Request) -> str | None:
     if place.tier == "artifact" or fits(place, request):
         return None
     free = place.space.free_bytes if place.space else None
-    count, size, kept = (request.num_to_keep or 1) + 1, request.checkpoint_size or 0, bytes_kept(request) or 0
+    count, size, kept = request.num_to_keep or 1, request.checkpoint_size or 0, bytes_kept(request) or 0
     return (
-        f"{count} checkpoints of {format_size(size)} need {format_size(kept)} with a tenth of the free space to spare, "
-        f"and {format_size(free or 0)} are free"
+        f"{count} kept and one being written, of {format_size(size)} each, need {format_size(kept)} with a tenth of "
+        f"the free space to spare, and {format_size(free or 0)} are free"
     )
+
+
+def too_large(environment: Environment, request: Request) -> bool:
+    return request.checkpoint_size is not None and request.checkpoint_size > environment.threshold

@@ -50,7 +50,7 @@ def use_local_temporary_directory(local_root: str, name: str) -> str | None:
         logger.warning("temporary files stay in %s: %s", tempfile.gettempdir(), error)
         return None
     if not usable:
-        logger.info("temporary files stay in %s: this node has no writable %s", tempfile.gettempdir(), local_root)
+        logger.debug("temporary files stay in %s: this node has no writable %s", tempfile.gettempdir(), local_root)
         return None
     apply_to_process({"TMPDIR": directory})
     tempfile.tempdir = directory

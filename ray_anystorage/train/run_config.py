@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from ray_anystorage.credentials.choose import merge_runtime_env
 from ray_anystorage.credentials.redact import redact, sounds_secret
 from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.policy import Request
-from ray_anystorage.recipe import StorageRecipe, refuse_own_fields, storage_recipe
+from ray_anystorage.recipe import StorageRecipe, check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 from ray_anystorage.train.callbacks import NodeSetup
@@ -63,7 +63,7 @@ def build_run_config(
 ) -> AnyStorageRunConfig:
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.run_config``."""
     check_hooks()
-    refuse_own_fields(ray_arguments)
+    check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfigV2)})
     resolved = resolve(request, credentials=credentials, nodes=nodes)
     recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
     refuse_local_mode(AnyStorageRunConfig)

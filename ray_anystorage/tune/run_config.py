@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any
 
 from ray.tune import RunConfig
@@ -10,7 +11,7 @@ from ray.tune import RunConfig
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.prepare import prepare_home
 from ray_anystorage.policy import Request
-from ray_anystorage.recipe import refuse_own_fields, storage_recipe
+from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 
@@ -25,7 +26,7 @@ def build_tune_run_config(
     The file system carries its recipe into ``tuner.pkl`` and to every trial, and sets the harmless variables where it
     is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
     """
-    refuse_own_fields(ray_arguments)
+    check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
     resolved = resolve(request, credentials=credentials, nodes=nodes)
     recipe = storage_recipe(resolved)
     if resolved.plan.secret_names:
@@ -33,5 +34,13 @@ def build_tune_run_config(
     filesystem = recipe.build_filesystem()
     if isinstance(filesystem, HomeFileSystem):
         prepare_home(filesystem)
+    if resolved.plan.resumes:
+        logger.warning(
+            "an experiment %r is in %s already, and a Tuner starts a new one beside it: to continue it, use "
+            "tune.Tuner.restore(path=%r, trainable=…)",
+            resolved.name,
+            recipe.uri,
+            f"{recipe.uri}/{resolved.name}",
+        )
     logger.info(recipe.log_line())
     return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)

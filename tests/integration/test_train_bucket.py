@@ -218,6 +218,9 @@ def test_a_bucket_that_cannot_be_searched_stops_a_named_run_that_would_go_elsewh
     here.setenv("RAY_ANYSTORAGE_ENDPOINT", refused_endpoint)
     with pytest.raises(errors.EndpointRefusedError, match="say tier='cluster'"):
         anystorage.run_config("maybe-there", credentials="env")
+    with pytest.raises(errors.StaticKeysError, match="say tier='cluster'"):
+        anystorage.run_config("maybe-there")
+    assert anystorage.run_config().storage_path == str(tmp_path / "cluster"), "a run without a name has no earlier one"
     config = anystorage.run_config("maybe-there", credentials="env", tier="cluster")
     assert config.storage_path == str(tmp_path / "cluster")
 

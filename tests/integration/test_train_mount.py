@@ -168,6 +168,14 @@ def test_a_clash_names_both_values(site: Path, field: str) -> None:
         anystorage.run_config("clash", **{field: "/elsewhere"})
 
 
+def test_an_argument_that_nobody_knows_names_the_nearest(site: Path) -> None:
+    with pytest.raises(TypeError, match=r"checkpointsize='1GB'.*did you mean checkpoint_size") as raised:
+        anystorage.run_config("typo", checkpointsize="1GB")
+    assert isinstance(raised.value, errors.RequestError)
+    with pytest.raises(errors.UnknownArgumentError, match="worker_runtime_env"):
+        anystorage.tune_run_config("typo", worker_runtime_env={})
+
+
 def test_a_clash_of_variables_names_both_values(site: Path) -> None:
     name = "RAY_ANYSTORAGE_CLUSTER_STORAGE"
     with pytest.raises(errors.ConfigClashError) as raised:

@@ -84,7 +84,9 @@ def test_what_is_kept_must_fit_with_a_tenth_to_spare() -> None:
     tight = environment(place("cluster", free=30 * GB - 1), bucket)
     plan = decide(tight, Request("r", 9 * GB, 2))
     assert plan.tier == "artifact"
-    assert "3 checkpoints of 9 GB need 27 GB" in {r.tier: r.reason for r in plan.rejected}["cluster"]
+    assert (
+        "2 kept and one being written, of 9 GB each, need 27 GB" in {r.tier: r.reason for r in plan.rejected}["cluster"]
+    )
 
 
 def test_unknown_size_goes_to_the_mount_and_says_so() -> None:
@@ -117,6 +119,12 @@ def test_a_run_is_continued_where_it_is() -> None:
     assert plan.tier == "cluster"
     assert "continues in" in plan.explain()
     assert not decide(replace(EVERYTHING, homes=(home,)), Request("other", 60 * GB)).resumes
+
+
+def test_the_reasons_of_a_continued_run_do_not_contradict_it() -> None:
+    home = RunHome("r", "local", "/root/ray_results/r")
+    plan = decide(replace(EVERYTHING, nodes=1, homes=(home,)), Request("r"))
+    assert {r.reason for r in plan.rejected} == {"the run is continued where it is"}
 
 
 def test_two_homes_are_an_error_that_shows_both_and_a_forced_tier_settles_it() -> None:
