@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray_anystorage.checkpoint.manifest import FOLDER, FileEntry, Manifest, is_manifest, read_manifest
 from ray_anystorage.checkpoint.tree import Tree
 from ray_anystorage.errors import RankConflictError
+from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing, Stored
+from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def save(
         files=tuple(_entry(item, part.checkpoint) for item in stored),
         directories=tree.empty,
     )
-    home.write_small(f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes())
+    _persist(lambda: home.write_small(f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes()))
     home.settle()
     # After writing: of two ranks that save at once, at least the later one sees the other's manifest.
     refuse_conflicts(manifest, (other for other in read_manifests(home, part.checkpoint) if other.rank != part.rank))
@@ -80,14 +85,20 @@ def read_manifests(home: Store, checkpoint: str) -> tuple[Manifest, ...]:
         The home cannot be read.
     """
     folder = f"{checkpoint}/{FOLDER}"
-    found = [(key.rpartition("/")[2], key, size) for key, size in home.list(folder)]
-    manifests = []
-    for name, key, size in sorted(found):
-        if is_manifest(name):
-            content = bytearray(size)
-            home.read_range(key, 0, memoryview(content))
-            manifests.append(read_manifest(name, bytes(content)))
-    return tuple(manifests)
+    listed = _persist(lambda: sorted(home.list(folder)))
+    named = [(key.rpartition("/")[2], key, size) for key, size in listed]
+    return tuple(read_manifest(name, _read(home, key, size)) for name, key, size in named if is_manifest(name))
+
+
+def _read(home: Store, key: str, size: int) -> bytes:
+    content = bytearray(size)
+    _persist(lambda: home.read_range(key, 0, memoryview(content)))
+    return bytes(content)
+
+
+def _persist(request: Callable[[], T]) -> T:
+    """Make a request that stands alone as patiently as the engine makes its own."""
+    return persist(request, Budget(), Cancel(), Patience())
 
 
 def refuse_conflicts(manifest: Manifest, others: Iterable[Manifest]) -> None:

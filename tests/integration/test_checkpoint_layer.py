@@ -28,6 +28,7 @@ from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store
+from tests.harness.faulty_proxy import faulty_proxy, share
 
 FILES = {
     "model.bin": CHUNK_BYTES * 2 + 17,
@@ -215,6 +216,21 @@ def test_a_failed_upload_leaves_no_manifest(tmp_path: Path, source: Path, bucket
     with pytest.raises(FileNotFoundError):
         save(bucket_store, tree, Part("checkpoint_1", "a1", 0, 1))
     assert read_manifests(bucket_store, "checkpoint_1") == ()
+
+
+def test_a_store_that_fails_half_of_its_requests_changes_nothing(
+    tmp_path: Path, source: Path, s3_server: S3Server, bucket: str
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
+    with faulty_proxy(s3_server.endpoint) as proxy:
+        proxy.rule = share(50, ("503", "500", "429"), seed=3)
+        address = BucketAddress("s3", bucket, "folder/run", s3_server.region, proxy.endpoint)
+        store = S3Store(address, Grant("env", "the test's keys", "test", (), Secrets(keys)))
+        saved(store, source)
+        fetch(store, whole(store), str(tmp_path / "back"))
+        store.close()
+        assert sum(proxy.faults.values()) > 5
+    assert same(source, tmp_path / "back")
 
 
 def test_what_the_store_has_is_not_sent_again(tmp_path: Path, source: Path, bucket_store: S3Store) -> None:
