@@ -220,7 +220,10 @@ def _place(location: Location, nature: Nature, space: Space | None) -> Place:
 
 
 def _failed(location: Location, nature: Nature, problem: Problem, space: Space | None = None) -> Place:
-    return replace(_place(location, nature, space), state="failed", problem=problem)
+    found = replace(_place(location, nature, space), state="failed", problem=problem)
+    if issubclass(problem.error_type, (MountMissingError, NotADirectoryAtMountError)):
+        return replace(found, description=problem.reason)  # what lies around the place says nothing of it
+    return found
 
 
 def _nearest_directory(path: str) -> str:
