@@ -48,7 +48,9 @@ def train(config):
 for _ in range(int(sys.argv[2])):
     try:
         DataParallelTrainer(
-            train, train_loop_config={"journal": sys.argv[1]}, scaling_config=ScalingConfig(num_workers=1),
+            train, train_loop_config={"journal": sys.argv[1]},
+            # Without a dashboard Ray keeps the placement group of a killed controller until the driver ends.
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.01}),
             run_config=anystorage.run_config(
                 "killed", callbacks=[Tell(sys.argv[1])], checkpoint_config=CheckpointConfig(num_to_keep=2)
             ),
