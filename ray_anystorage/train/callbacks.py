@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 
-from ray_anystorage.discovery.probe import bounded
+from ray_anystorage.discovery.probe import bounded, probe_directory
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.settings import LOCAL_VARIABLE, apply_to_process, process_environment
 from ray_anystorage.train.hooks import WorkerCallback, get_train_context
@@ -62,8 +62,7 @@ def _writable_directory(root: str, directory: str) -> bool:
         return False
     try:
         os.makedirs(directory, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(b"\0" * 4096)
+        probe_directory(directory)
     except OSError as error:
         logger.warning("%s cannot hold temporary files: %s", root, error)
         return False

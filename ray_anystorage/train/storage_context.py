@@ -12,6 +12,7 @@ import pyarrow.fs
 import ray
 from ray.train import Checkpoint
 
+from ray_anystorage.cluster.nodes import alive_nodes
 from ray_anystorage.environment import NFS_TIERS
 from ray_anystorage.errors import HomeNotVisibleError, TierUnavailableError
 from ray_anystorage.home.atomic import is_full
@@ -100,10 +101,8 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
 
 
 def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
-    if not recipe.one_node or not ray.is_initialized():
-        return
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if nodes > 1:
+    nodes = alive_nodes() or 1
+    if recipe.one_node and nodes > 1:
         raise TierUnavailableError(
             f"the run was planned on {recipe.uri}, the disk of one node, but the cluster has {nodes} nodes. Set one of "
             f"{', '.join(f'RAY_ANYSTORAGE_{tier.upper()}_STORAGE' for tier in (*NFS_TIERS, 'artifact'))}."
