@@ -18,17 +18,23 @@ if TYPE_CHECKING:
         discover,
         doctor,
         plan,
+        report,
+        results,
         run_config,
         runtime_env,
         tune_run_config,
     )
     from ray_anystorage.estimate import estimate_checkpoint_size
+    from ray_anystorage.train.checkpoint import Checkpoint
 
 _HOME_OF = {
+    "Checkpoint": "train.checkpoint",
     "artifacts_dir": "api",
     "discover": "api",
     "doctor": "api",
     "plan": "api",
+    "report": "api",
+    "results": "api",
     "run_config": "api",
     "runtime_env": "api",
     "tune_run_config": "api",
@@ -36,6 +42,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "Checkpoint",
     "__version__",
     "artifacts_dir",
     "discover",
@@ -43,6 +50,8 @@ __all__ = [
     "errors",
     "estimate_checkpoint_size",
     "plan",
+    "report",
+    "results",
     "run_config",
     "runtime_env",
     "tune_run_config",

@@ -148,6 +148,71 @@ def tune_run_config(
     return build_tune_run_config(request, credentials=credentials, nodes=alive_nodes(), **ray_run_config_kwargs)
 
 
+def report(
+    metrics: Mapping[str, Any],
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    *,
+    keep: bool = False,
+    **ray_report_kwargs: Any,
+) -> None:
+    """``ray.train.report`` without the wait: stages the directory, returns, and uploads behind the training.
+
+    All ranks of a run call it as often, as they do Ray's. Saves end in the order of their reports; the training
+    function's end waits for them. Where Ray announced that a node goes away, it waits for its own save.
+
+    Parameters
+    ----------
+    metrics
+        As in ``ray.train.report``.
+    checkpoint_dir
+        This rank's own directory with its part of a checkpoint; ``None`` reports metrics only.
+    keep
+        Whether the directory is left as it is. Otherwise it is taken over, and what it holds afterwards is not said;
+        it may be rewritten or deleted at once either way.
+    **ray_report_kwargs
+        Everything else that ``ray.train.report`` takes, but for how a checkpoint is uploaded and deleted.
+
+    Raises
+    ------
+    CheckpointSaveError
+        An earlier save failed; names its checkpoint. The attempt ends with the same error.
+    OutsideRunError
+        Not in a training function whose trainer has :func:`run_config` (also a ``RuntimeError``).
+    RequestError, ConfigClashError, UnknownArgumentError
+        An argument cannot be meant, or two ranks of a node report the same directory.
+    UnsavableFileError
+        Something in the directory cannot be saved as it is.
+    """
+    from ray_anystorage.train.report import report as hand_over
+
+    hand_over(metrics, checkpoint_dir, keep=keep, **ray_report_kwargs)
+
+
+def results(name: str, *, credentials: str | None = None) -> ray.train.Result:
+    """The result of a Train run that exists, with :class:`ray_anystorage.Checkpoint` objects; needs no Ray cluster.
+
+    Parameters
+    ----------
+    name
+        The run's name, or the absolute path or URI of its home.
+    credentials
+        Mode for the bucket. Where ``None``: ``RAY_ANYSTORAGE_CREDENTIALS``, else the safest that works in this process.
+
+    Raises
+    ------
+    RunMissingError
+        There is no such run, or it has saved nothing yet (also a ``ValueError`` and a ``FileNotFoundError``).
+    SeveralHomesError
+        Runs of the name exist in more than one tier.
+    CheckpointMissingError, SnapshotDamagedError, CredentialsError, StorageError
+        The run's state cannot be read, or names checkpoints that are gone.
+    """
+    from ray_anystorage.runs import find_run
+    from ray_anystorage.train.results import read_results
+
+    return read_results(find_run(name, credentials=credentials))
+
+
 def runtime_env(
     runtime_env: Mapping[str, Any] | None = None, *, credentials: str | None = None, artifact_storage: str | None = None
 ) -> dict[str, Any]:

@@ -158,6 +158,8 @@ class Environment:
         Names of variables whose values travel beside them (``credentials="env"`` only); the values are not here.
     credentials
         One phrase: mode and source, redacted.
+    bucket_obstacle
+        Why no run can use the artifact store as things are (no credentials, no answer), or ``None``.
     notes
         What could not be found out, for the reader of the plan.
     """
@@ -170,6 +172,7 @@ class Environment:
     env_vars: tuple[tuple[str, str], ...] = ()
     secret_names: tuple[str, ...] = ()
     credentials: str = "none needed"
+    bucket_obstacle: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def place(self, tier: Tier) -> Place | None:

@@ -7,10 +7,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_anystorage.environment import Tier
+from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.environment import BucketAddress, Tier
 from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.policy.request import SPILLED
 from ray_anystorage.resolve import Resolved
+from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 
 
@@ -28,10 +31,21 @@ class StorageRecipe:
         The same as people write it.
     filesystem
         How to build the file system: of a run home on a mount, or of a bucket.
+    home
+        How to open the run home as a store of checkpoint data.
+    spill
+        The same for the bucket's folder for checkpoints that a home on a mount does not take, which the runs of all
+        homes have in common; ``None`` where there is none.
+    threshold
+        Bytes of a checkpoint above which it goes there.
     local_root
         Where ``local`` storage would be on a node that has it and says nothing else itself.
     one_node
         True when only a run on one node can use this place.
+    nodes
+        Of the cluster when the run was planned, or ``None`` where it was not known.
+    cache_share
+        The share of its local disk, from 0 to 1, that a node may give to the cache of checkpoints; 0 for no cache.
     artifacts_root
         Where the run's TensorBoard logs and common files go, or ``None`` where no mount serves.
     why, credentials
@@ -43,8 +57,13 @@ class StorageRecipe:
     uri: str
     fs_path: str
     filesystem: HomeRecipe | FileSystemRecipe
+    home: StoreRecipe
+    spill: BucketRecipe | None
+    threshold: int
     local_root: str | None
     one_node: bool
+    nodes: int | None
+    cache_share: float
     artifacts_root: str | None
     why: str
     credentials: str
@@ -65,25 +84,38 @@ def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> Sto
     """Turn what was resolved into the recipe of one run; ``mirrored`` as in :class:`HomeRecipe`."""
     plan = resolved.plan
     filesystem: HomeRecipe | FileSystemRecipe
+    home: StoreRecipe
     if plan.bucket is not None:
         filesystem = FileSystemRecipe(address=plan.bucket, env_vars=plan.harmless_env_vars)
         fs_path = plan.bucket.path
+        home = _bucket_recipe(plan.bucket, resolved.grant).child(resolved.name)
     else:
         fs_path = plan.storage_path
-        home = f"{fs_path.rstrip('/')}/{resolved.name}"
-        filesystem = HomeRecipe(plan.tier, fs_path, home, mirrored, resolved.settings.call_timeout)
+        home = MountRecipe(fs_path).child(resolved.name)
+        filesystem = HomeRecipe(plan.tier, fs_path, home.root, mirrored, resolved.settings.call_timeout)
     return StorageRecipe(
         name=resolved.name,
         tier=plan.tier,
         uri=plan.storage_path,
         fs_path=fs_path,
         filesystem=filesystem,
+        home=home,
+        spill=_bucket_recipe(plan.spill, resolved.grant).child(SPILLED) if plan.spill else None,
+        threshold=plan.threshold,
         local_root=resolved.local_root,
         one_node=not plan.place.network and (plan.tier == "local" or not plan.place.location.explicit),
+        nodes=plan.nodes,
+        cache_share=resolved.settings.cache_share,
         artifacts_root=resolved.artifacts_root,
         why=" ".join(plan.reasons),
         credentials=plan.credentials,
     )
+
+
+def _bucket_recipe(address: BucketAddress, grant: Grant | None) -> BucketRecipe:
+    if grant is None:
+        return BucketRecipe(address, "ambient", "what each process has")
+    return BucketRecipe(address, grant.mode, grant.source, grant.env_vars)
 
 
 def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]) -> None:

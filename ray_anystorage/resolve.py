@@ -6,9 +6,11 @@ Both adapters and the public API go through here; nothing in it knows Ray.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from ray_anystorage.credentials.choose import check_mode, choose
 from ray_anystorage.credentials.grant import Grant
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 # Seconds. A run that cannot start says so in under ten, also when a mount hangs and the bucket is silent.
 _SEARCH_TIMEOUT = 4.5
 _CHECK_TIMEOUT = 8.0
+_SPILL_CHECK_UNTIL = 8.0  # since the beginning; cleaning up after it may take 1.5 more
+_SPILL_CHECK_LEAST = 1.0
+_NOT_ROUTED = "a Tune run keeps each of them with its trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Resolved:
 
     def worker_env_vars(self) -> dict[str, str]:
         """Every variable that the run's processes get, secrets in the clear: for ``runtime_env`` alone."""
-        granted = self.grant.all_env_vars() if self.grant and self.plan.tier == "artifact" else {}
+        granted = self.grant.all_env_vars() if self.grant and (self.plan.bucket or self.plan.spill) else {}
         return {**dict(self.site), **granted}
 
 
@@ -97,8 +102,13 @@ def survey(
         grant = choose(mode, artifact.bucket, environ)
     except CredentialsError as error:
         reason = error.message.splitlines()[0]
-        notes = (*environment.notes, *_not_searched(name, reason))
-        return Survey(replace(environment, credentials=f"none: {reason}", notes=notes), settings, name, None, error)
+        environment = replace(
+            environment,
+            credentials=f"none: {reason}",
+            bucket_obstacle=reason,
+            notes=(*environment.notes, *_not_searched(name, reason)),
+        )
+        return Survey(environment, settings, name, None, error)
     return _with_bucket(name, environment, settings, grant, artifact.bucket)
 
 
@@ -119,7 +129,7 @@ def _with_bucket(
         )
     except StorageError as error:
         notes = (*environment.notes, *_not_searched(name, error.reason))
-        return Survey(replace(environment, notes=notes), settings, name, grant, error)
+        return Survey(replace(environment, bucket_obstacle=error.reason, notes=notes), settings, name, grant, error)
     found: tuple[RunHome, ...] = (home,) if home else ()
     return Survey(replace(environment, homes=(*environment.homes, *found)), settings, name, grant)
 
@@ -136,8 +146,19 @@ def resolve(
     credentials: str | None = None,
     nodes: int | None = None,
     roots: Mapping[Tier, str | None] | None = None,
+    spills: bool = True,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Make a plan and check that it holds on this node, before anything is started.
+
+    Parameters
+    ----------
+    request, credentials, nodes, roots
+        As in the public functions.
+    spills
+        Whether the kind of run can put checkpoints into the bucket while its home is on a mount.
+    runtime_env
+        The user's own, for the run's processes. What it says against the bucket keeps a run on a mount from using it.
 
     Raises
     ------
@@ -145,12 +166,21 @@ def resolve(
         What stands in the way, with its remedy, in under ten seconds.
     """
     name = request.name or f"ray_train_run-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    started = time.monotonic()
     # A name of our own making has no earlier run, so nothing is searched for it.
     found = survey(request.name, credentials=credentials, nodes=nodes, roots=roots)
-    plan = decide(found.environment, replace(request, name=name))
+    if not spills:
+        found = _with_obstacle(found, found.environment.bucket_obstacle or _NOT_ROUTED)
+    named = replace(request, name=name)
+    plan = decide(found.environment, named)
     for note in found.environment.notes:
         logger.warning("run %r: %s", name, note)
     _check_plan(found, plan, forced=request.tier is not None)
+    obstacle = _spill_obstacle(found, plan, runtime_env, time.monotonic() - started)
+    if obstacle is not None:
+        logger.warning("run %r: none of its checkpoints can go to the bucket: %s", name, obstacle)
+        found = _with_obstacle(found, obstacle)
+        plan = decide(found.environment, named)
     return Resolved(
         name=name,
         plan=plan,
@@ -175,6 +205,25 @@ def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
         problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=_CHECK_TIMEOUT))
         if problem is not None:
             raise problem.error()
+
+
+def _spill_obstacle(
+    found: Survey, plan: StoragePlan, runtime_env: Mapping[str, Any] | None, elapsed: float
+) -> str | None:
+    """Why checkpoints cannot be spilled although the plan says so: never a reason not to start the run."""
+    if plan.spill is None or found.grant is None:
+        return None
+    said = (runtime_env or {}).get("env_vars") or {}
+    other = sorted(name for name, value in found.grant.all_env_vars().items() if said.get(name, value) != value)
+    if other:
+        return f"worker_runtime_env says another {' and another '.join(other)} than the bucket needs"
+    timeout = max(_SPILL_CHECK_LEAST, _SPILL_CHECK_UNTIL - elapsed)
+    problem = first_problem(check_bucket(plan.spill, found.grant, timeout=timeout))
+    return f"{problem.reason.rstrip('.')}; what to do: {problem.remedy}" if problem else None
+
+
+def _with_obstacle(found: Survey, obstacle: str) -> Survey:
+    return replace(found, environment=replace(found.environment, bucket_obstacle=obstacle))
 
 
 def search_obstacle(found: Survey, plan: StoragePlan, *, forced: bool) -> AnyStorageError | None:

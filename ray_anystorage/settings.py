@@ -26,11 +26,12 @@ DEFAULT_MOUNTS: dict[Tier, str] = {
 DEFAULT_THRESHOLD = 10 * 10**9  # "files over 10 GB" do not belong on NFS, says the platform's storage guide
 DEFAULT_PROBE_TIMEOUT = 5.0
 DEFAULT_CALL_TIMEOUT = 60.0
+DEFAULT_CACHE_SHARE = 0.2
 _NAMES = (
     *(f"{PREFIX}{tier.upper()}_STORAGE" for tier in TIERS),
     *(
         f"{PREFIX}{name}"
-        for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT")
+        for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT", "CACHE_SHARE")
     ),
 )
 
@@ -49,6 +50,8 @@ class Settings:
         For the artifact store; ``None`` where nothing was said. ``credentials`` is a mode.
     probe_timeout, call_timeout
         Seconds that looking at one tier, or one call on a mount, may take.
+    cache_share
+        The share of the local disk, from 0 to 1, that a node's cache of checkpoints may take; 0 turns it off.
     platform_artifact, platform_bucket
         ``ANYSCALE_ARTIFACT_STORAGE`` and ``ANYSCALE_CLOUD_STORAGE_BUCKET``: the folder that may be written, and the
         bucket that the platform manages.
@@ -61,6 +64,7 @@ class Settings:
     credentials: str | None = None
     probe_timeout: float = DEFAULT_PROBE_TIMEOUT
     call_timeout: float = DEFAULT_CALL_TIMEOUT
+    cache_share: float = DEFAULT_CACHE_SHARE
     platform_artifact: str | None = None
     platform_bucket: str | None = None
 
@@ -121,6 +125,7 @@ def read_settings(
         credentials=get(f"{PREFIX}CREDENTIALS") or None,
         probe_timeout=_seconds(environ, "PROBE_TIMEOUT", DEFAULT_PROBE_TIMEOUT),
         call_timeout=_seconds(environ, "CALL_TIMEOUT", DEFAULT_CALL_TIMEOUT),
+        cache_share=_share(environ, "CACHE_SHARE", DEFAULT_CACHE_SHARE),
         platform_artifact=get("ANYSCALE_ARTIFACT_STORAGE") or None,
         platform_bucket=get("ANYSCALE_CLOUD_STORAGE_BUCKET") or None,
     )
@@ -202,10 +207,28 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     text = environ.get(f"{PREFIX}{name}")
     if not text:
         return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
+    seconds = _number(text)
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"{PREFIX}{name}={text!r} is not a time in seconds: expected a number above 0")
     return seconds
+
+
+def _share(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(f"{PREFIX}{name}")
+    if not text:
+        return default
+    share = _number(text)
+    if not 0 <= share <= 1:
+        raise SettingsError(
+            f"{PREFIX}{name}={text!r} is not a share of the local disk: expected a number from 0 (no cache) to 1, such "
+            f"as {default}; leave it out for {default}"
+        )
+    return share
+
+
+def _number(text: str) -> float:
+    """The number, or one that no setting takes."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

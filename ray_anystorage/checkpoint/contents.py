@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ray_anystorage.checkpoint.manifest import FileEntry, Manifest
-from ray_anystorage.checkpoint.save import refuse_conflicts
-from ray_anystorage.errors import CheckpointIncompleteError, RequestError
+from ray_anystorage.checkpoint.manifest import Manifest
+from ray_anystorage.errors import CheckpointIncompleteError, RankConflictError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of a checkpoint.
+
+    Attributes
+    ----------
+    path, size
+        POSIX path below the checkpoint, and bytes.
+    digest, chunks
+        As manifests have them; ``None`` where nobody hashed the file, which then cannot be verified.
+    location
+        URI of the folder that holds it, or ``None`` for the checkpoint's own folder in the run home.
+    """
+
+    path: str
+    size: int
+    digest: str | None
+    chunks: tuple[str, ...] | None
+    location: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +39,38 @@ class Contents:
     ----------
     checkpoint
         Its name: the folder below the run home.
-    attempt, world_size, ranks
-        Which start of the worker group saved it, how many ranks that had, and which of them saved something.
-    location
-        URI of the folder with the data, or ``None`` for the run home.
+    attempt
+        Which start of the worker group saved it; ``None`` where this package did not.
+    world_size, ranks
+        How many ranks that had, and which of them saved something.
     files, directories
         In the order of the paths, each once.
+    detours
+        Why data lies elsewhere than it was to go, by rank.
     """
 
     checkpoint: str
-    attempt: str
+    attempt: str | None
     world_size: int
     ranks: tuple[int, ...]
-    location: str | None
-    files: tuple[FileEntry, ...]
-    directories: tuple[str, ...]
+    files: tuple[StoredFile, ...]
+    directories: tuple[str, ...] = ()
+    detours: tuple[tuple[int, str], ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @property
+    def verifiable(self) -> bool:
+        """True where every file has a digest to compare with."""
+        return all(file.digest is not None for file in self.files)
+
+    @property
+    def locations(self) -> tuple[str | None, ...]:
+        """Where the data lies, each place once, the run home as ``None``."""
+        return tuple(dict.fromkeys(file.location for file in self.files))
 
     def matching(self, patterns: str | Sequence[str]) -> Contents:
         """The same checkpoint less the files that no pattern names (``fnmatch``; ``*`` also matches ``/``).
@@ -56,52 +88,62 @@ class Contents:
                 some = ", ".join(repr(file.path) for file in self.files[:5])
                 raise RequestError(f"files={pattern!r} names nothing in checkpoint {self.checkpoint}, which has {some}")
             chosen |= found
-        files = tuple(file for file in self.files if file.path in chosen)
-        return Contents(
-            self.checkpoint, self.attempt, self.world_size, self.ranks, self.location, files, directories=()
-        )
+        return replace(self, files=tuple(file for file in self.files if file.path in chosen), directories=())
 
 
-def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, roster: Sequence[int]) -> Contents:
+def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, ranks: Sequence[int]) -> Contents:
     """Put the manifests of one attempt together.
 
     Parameters
     ----------
     attempt
         The one that was committed.
-    roster
-        The ranks that reported; those that never did (relaxed reports) are not missed.
+    ranks
+        Those that saved something; ranks that never reported (relaxed reports) are not missed.
 
     Raises
     ------
     CheckpointIncompleteError
-        A rank of the roster has no manifest, or the manifests of the attempt contradict each other in world size or
-        place.
+        A rank has no manifest, or the manifests of the attempt contradict each other in world size.
     RankConflictError
-        Two ranks stored different content under one name.
+        Two ranks stored different content under one name; names both and the file.
     """
-    own = [manifest for manifest in manifests if manifest.attempt == attempt and manifest.rank in roster]
-    missing = sorted(set(roster) - {manifest.rank for manifest in own})
+    own = sorted((m for m in manifests if m.attempt == attempt and m.rank in ranks), key=lambda manifest: manifest.rank)
+    missing = sorted(set(ranks) - {manifest.rank for manifest in own})
     if missing or not own:
         named = ", ".join(map(str, missing)) or "any rank"
         raise CheckpointIncompleteError(f"checkpoint {checkpoint}: attempt {attempt} has no manifest of rank {named}")
     sizes = {manifest.world_size for manifest in own}
-    places = {manifest.location for manifest in own if manifest.files}
-    if len(sizes) > 1 or len(places) > 1:
+    if len(sizes) > 1:
         raise CheckpointIncompleteError(
-            f"checkpoint {checkpoint}: the manifests of attempt {attempt} speak of {sorted(sizes)} ranks and of data "
-            f"in {sorted(place or 'the run home' for place in places)}: it is a mix, and not one checkpoint"
+            f"checkpoint {checkpoint}: the manifests of attempt {attempt} speak of {sorted(sizes)} ranks: it is a mix, "
+            "and not one checkpoint"
         )
-    for index, manifest in enumerate(own):
-        refuse_conflicts(manifest, own[index + 1 :])
-    files = {file.path: file for manifest in own for file in manifest.files}
-    directories = {path for manifest in own for path in manifest.directories}
+    files = _files(own)
     return Contents(
         checkpoint=checkpoint,
         attempt=attempt,
         world_size=sizes.pop(),
-        ranks=tuple(sorted(manifest.rank for manifest in own)),
-        location=places.pop() if places else None,
+        ranks=tuple(manifest.rank for manifest in own),
         files=tuple(files[path] for path in sorted(files)),
-        directories=tuple(sorted(directories)),
+        directories=tuple(sorted({path for manifest in own for path in manifest.directories})),
+        detours=tuple((manifest.rank, manifest.detour) for manifest in own if manifest.detour is not None),
     )
+
+
+def _files(manifests: Sequence[Manifest]) -> dict[str, StoredFile]:
+    files: dict[str, StoredFile] = {}
+    owner: dict[str, int] = {}
+    for manifest in manifests:
+        for file in manifest.files:
+            other = files.get(file.path)
+            if other is not None and other.digest != file.digest:
+                raise RankConflictError(
+                    f"ranks {owner[file.path]} and {manifest.rank} saved different content under the same name, "
+                    f"{file.path!r}: have each rank write names of its own, or only one rank write this file"
+                )
+            # Of two equal copies the one in the bucket counts: a full mount takes back what a rank stored inline.
+            if other is None or (other.location is None and manifest.location is not None):
+                files[file.path] = StoredFile(file.path, file.size, file.digest, file.chunks, manifest.location)
+                owner[file.path] = manifest.rank
+    return files

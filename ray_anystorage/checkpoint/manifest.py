@@ -16,6 +16,8 @@ from ray_anystorage.errors import ManifestError, ManifestTooNewError
 
 FORMAT = 1
 FOLDER = ".anystorage"
+METADATA = ".metadata.json"  # Ray's own note beside the data, which may change after the save: nobody hashes it
+POINTER = "DATA_IS_ELSEWHERE.txt"
 _NAME = re.compile(r"manifest-(?P<attempt>[0-9a-z]+)-(?P<rank>[0-9]+)-of-(?P<world>[0-9]+)\.json")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
@@ -47,6 +49,12 @@ class Manifest:
         Of the digests; a chunk is this many bytes, the last one fewer.
     files, directories
         Every file, and the directories without any, in the order of their paths.
+    detour
+        Why the data lies elsewhere than it was to go, in one line; ``None`` where it lies as planned.
+    seconds
+        That storing the data took.
+    token
+        Differs between two saves of one rank under the same checkpoint name in the same attempt.
     """
 
     attempt: str
@@ -57,6 +65,9 @@ class Manifest:
     chunk_bytes: int
     files: tuple[FileEntry, ...]
     directories: tuple[str, ...] = ()
+    detour: str | None = None
+    seconds: float = 0.0
+    token: str = ""
 
     @property
     def name(self) -> str:
@@ -81,14 +92,18 @@ class Manifest:
                 "chunk_bytes": self.chunk_bytes,
                 "files": [[file.path, file.size, file.digest, list(file.chunks)] for file in self.files],
                 "directories": list(self.directories),
+                "detour": self.detour,
+                "seconds": round(self.seconds, 3),
+                "token": self.token,
             },
             separators=(",", ":"),
         ).encode()
 
 
-def is_manifest(name: str) -> bool:
-    """True for the file name of a manifest."""
-    return _NAME.fullmatch(name) is not None
+def manifest_attempt(name: str) -> str | None:
+    """The attempt that a manifest's file name speaks of; ``None`` for the name of something else."""
+    match = _NAME.fullmatch(name)
+    return match["attempt"] if match else None
 
 
 def read_manifest(name: str, content: bytes) -> Manifest:
@@ -155,6 +170,9 @@ def _parse(values: dict[str, Any]) -> Manifest:
         chunk_bytes=chunk_bytes,
         files=files,
         directories=directories,
+        detour=None if values["detour"] is None else str(values["detour"]),
+        seconds=float(values["seconds"]),
+        token=str(values["token"]),
     )
 
 

@@ -1,22 +1,33 @@
-"""Saving one rank's part of a checkpoint: data first, durable; then the manifest that says so."""
+"""Saving one rank's part of a checkpoint, step by step: begin, data, manifest. Each is durable before the next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import os
+import secrets
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
-from ray_anystorage.checkpoint.manifest import FOLDER, FileEntry, Manifest, is_manifest, read_manifest
-from ray_anystorage.checkpoint.tree import Tree
-from ray_anystorage.errors import RankConflictError
-from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.checkpoint.manifest import (
+    FOLDER,
+    METADATA,
+    POINTER,
+    FileEntry,
+    Manifest,
+    manifest_attempt,
+)
+from ray_anystorage.checkpoint.read import manifests_of
+from ray_anystorage.checkpoint.record import DAMAGED, RECORD
+from ray_anystorage.checkpoint.small_files import names_below, patiently, write
+from ray_anystorage.checkpoint.tree import SourceFile, Tree
+from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing, Stored
-from ray_anystorage.transfer.retry import Patience, persist
+from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
-T = TypeVar("T")
+_MARK = "begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,96 +40,150 @@ class Part:
     world_size: int
 
 
-def save(
-    home: Store, tree: Tree, part: Part, *, spill: Store | None = None, already: Collection[Stored] = ()
-) -> Manifest:
-    """Store one rank's files and then its manifest; both are durable when this returns.
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What was there when a save began.
 
-    Parameters
+    Attributes
     ----------
-    home
-        The run home; the manifest goes there, and the data unless it is spilled.
-    spill
-        The bucket's folder of the run, where the data is to go there.
-    already
-        What the store of the data is known to hold, as :func:`ray_anystorage.transfer.engine.upload` takes it.
+    others
+        Bytes that other ranks of this attempt have stored by now.
+    former
+        Manifests of other attempts at the same name; they are gone from the home, their data may still be of use.
+    """
+
+    others: int
+    former: tuple[Manifest, ...]
+
+
+def begin(home: Store, part: Part) -> Begun:
+    """Mark the checkpoint as one that is being saved, so that what a crash leaves is known as garbage.
+
+    A name that is used again loses its record and the manifests of other attempts first: from here on what it held is
+    being written over.
 
     Raises
     ------
-    RankConflictError
-        Another rank of this attempt stored another content under the same name; names both ranks and the file.
     StorageError, OSError
-        The data or the manifest could not be stored; no manifest exists then.
+        The home cannot be read or written.
     """
-    data = home if spill is None else spill
-    stored = upload(
-        data,
-        [Outgoing(file.source, f"{part.checkpoint}/{file.path}", file.size) for file in tree.files],
-        already=already,
-    )
+    folder = f"{part.checkpoint}/{FOLDER}"
+    names = names_below(home, folder)
+    manifests = manifests_of(home, part.checkpoint, names)
+    former = tuple(manifest for manifest in manifests if manifest.attempt != part.attempt)
+    outdated = [RECORD, DAMAGED, *(manifest.name for manifest in former)]
+    for name in (name for name in outdated if name in names):  # the record goes before what it speaks of
+        patiently(lambda name=name: home.delete([f"{folder}/{name}"]))  # type: ignore[misc]
+    write(home, f"{folder}/{_MARK}-{part.attempt}-{part.rank}", b"")
+    others = sum(m.size for m in manifests if m.attempt == part.attempt and m.rank != part.rank)
+    return Begun(others, former)
+
+
+def store_data(
+    data: Store,
+    tree: Tree,
+    part: Part,
+    *,
+    already: Collection[Stored] = (),
+    on_stored: Callable[[Stored], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Stored, ...]:
+    """Store a rank's files below the checkpoint's name; they are durable when this returns.
+
+    Parameters
+    ----------
+    data
+        The run home, or the folder of the bucket that the run spills to.
+    already, on_progress, cancel, on_stored
+        As :func:`ray_anystorage.transfer.engine.upload` takes them.
+
+    Raises
+    ------
+    StorageError, OSError
+        A file could not be read or stored. What was stored stays, known by the mark.
+    """
+    if isinstance(data, PosixStore):  # an object store has no folders, so an empty one is in the manifest alone
+        for path in tree.empty:
+            data.make_folder(data.path(f"{part.checkpoint}/{path}"))
+    files = [Outgoing(file.source, f"{part.checkpoint}/{file.path}", file.size) for file in data_of(tree)]
+    stored = upload(data, files, already=already, on_stored=on_stored, on_progress=on_progress, cancel=cancel)
     data.settle()
+    return stored
+
+
+def write_manifest(
+    home: Store,
+    tree: Tree,
+    part: Part,
+    stored: Collection[Stored],
+    *,
+    location: str | None = None,
+    detour: str | None = None,
+    seconds: float = 0.0,
+) -> Manifest:
+    """Say what was stored; durable when this returns, and only then may the rank report.
+
+    Parameters
+    ----------
+    location
+        URI of the bucket folder that the data was spilled to.
+    """
+    for file in tree.files:
+        if file.path == METADATA:
+            with open(file.source, "rb") as source:
+                write(home, f"{part.checkpoint}/{METADATA}", source.read())
+    if location is not None:
+        write(home, f"{part.checkpoint}/{POINTER}", _pointer(location))
     manifest = Manifest(
         attempt=part.attempt,
         rank=part.rank,
         world_size=part.world_size,
-        location=None if spill is None else f"{spill.uri}/{part.checkpoint}",
+        location=location,
         algorithm=ALGORITHM,
         chunk_bytes=CHUNK_BYTES,
         files=tuple(_entry(item, part.checkpoint) for item in stored),
         directories=tree.empty,
+        detour=detour,
+        seconds=seconds,
+        token=secrets.token_hex(8),
     )
-    _persist(lambda: home.write_small(f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes()))
+    write(home, f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes())
     home.settle()
-    # After writing: of two ranks that save at once, at least the later one sees the other's manifest.
-    refuse_conflicts(manifest, (other for other in read_manifests(home, part.checkpoint) if other.rank != part.rank))
     return manifest
 
 
-def read_manifests(home: Store, checkpoint: str) -> tuple[Manifest, ...]:
-    """Every manifest of a checkpoint, of whatever attempt, in the order of their names.
-
-    Raises
-    ------
-    ManifestError
-        One of them is torn, contradicts itself, or comes from a later version.
-    StorageError
-        The home cannot be read.
-    """
-    folder = f"{checkpoint}/{FOLDER}"
-    listed = _persist(lambda: sorted(home.list(folder)))
-    named = [(key.rpartition("/")[2], key, size) for key, size in listed]
-    return tuple(read_manifest(name, _read(home, key, size)) for name, key, size in named if is_manifest(name))
+def save(home: Store, tree: Tree, part: Part, *, spill: Store | None = None) -> Manifest:
+    """All steps, for a place that is chosen already; see :class:`ray_anystorage.checkpoint.saver.Saver` for runs."""
+    began = time.monotonic()
+    begin(home, part)
+    stored = store_data(home if spill is None else spill, tree, part)
+    location = None if spill is None else f"{spill.uri}/{part.checkpoint}"
+    return write_manifest(home, tree, part, stored, location=location, seconds=time.monotonic() - began)
 
 
-def _read(home: Store, key: str, size: int) -> bytes:
-    content = bytearray(size)
-    _persist(lambda: home.read_range(key, 0, memoryview(content)))
-    return bytes(content)
+def data_of(tree: Tree) -> tuple[SourceFile, ...]:
+    """The files that are stored as data: all but the host's own note."""
+    return tuple(file for file in tree.files if file.path != METADATA)
 
 
-def _persist(request: Callable[[], T]) -> T:
-    """Make a request that stands alone as patiently as the engine makes its own."""
-    return persist(request, Budget(), Cancel(), Patience())
+def own_name(name: str) -> bool:
+    """True for a file name in a checkpoint's ``.anystorage`` folder that this package wrote."""
+    return name in (RECORD, DAMAGED) or manifest_attempt(name) is not None or name.startswith(f"{_MARK}-")
 
 
-def refuse_conflicts(manifest: Manifest, others: Iterable[Manifest]) -> None:
-    """Raise where another rank of the same attempt stored something else under a name of this one's.
+def mark_attempt(name: str) -> str | None:
+    """The attempt that a mark or a manifest speaks of."""
+    return name.split("-")[1] if name.startswith(f"{_MARK}-") else manifest_attempt(name)
 
-    Raises
-    ------
-    RankConflictError
-        Naming the file and both ranks. Equal content is no conflict: it is stored once.
-    """
-    own = {file.path: file.digest for file in manifest.files}
-    for other in others:
-        if other.attempt != manifest.attempt:
-            continue
-        for file in other.files:
-            if own.get(file.path, file.digest) != file.digest:
-                raise RankConflictError(
-                    f"ranks {manifest.rank} and {other.rank} saved different content under the same name, "
-                    f"{file.path!r}: have each rank write names of its own, or only one rank write this file"
-                )
+
+def _pointer(location: str) -> bytes:
+    lines = (
+        "The data of this checkpoint lies in the bucket, as plain objects:",
+        f"  {location}/",
+        f"Open it with ray_anystorage.Checkpoint, or read it with: aws s3 ls --recursive {location}/",
+    )
+    return (os.linesep.join(lines) + os.linesep).encode()
 
 
 def _entry(stored: Stored, checkpoint: str) -> FileEntry:

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from ray_anystorage.checkpoint.manifest import check_path
+from ray_anystorage.checkpoint.manifest import FOLDER, check_path
 from ray_anystorage.errors import UnsavableFileError
 
 
@@ -56,6 +56,8 @@ def _scan(folder: str, below: str, above: frozenset[str], files: list[SourceFile
     if not entries and below:
         empty.append(_checked(folder, below))
     for name in entries:
+        if not below and name == FOLDER:  # of a checkpoint that was restored in place and is saved again
+            continue
         source, path = os.path.join(folder, name), f"{below}/{name}" if below else name
         _checked(source, path)
         status = _stat(source)

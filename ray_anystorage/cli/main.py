@@ -8,6 +8,8 @@ from ray_anystorage._version import __version__
 from ray_anystorage.cli.demo import demo
 from ray_anystorage.cli.doctor import doctor
 from ray_anystorage.cli.plan import plan
+from ray_anystorage.cli.prune import prune
+from ray_anystorage.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,4 +20,6 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(doctor)
+main.add_command(verify)
+main.add_command(prune)
 main.add_command(demo)

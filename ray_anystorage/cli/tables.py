@@ -47,7 +47,7 @@ def show_checkpoints(outcomes: Iterable[RunOutcome]) -> None:
     for outcome in outcomes:
         home = outcome.checkpoints[0].place.rpartition("/")[0]
         out.print(Text(f"{home}/", style="bold"), soft_wrap=True)
-        table = _table()
+        table = plain_table()
         table.add_column("Checkpoint", no_wrap=True)
         for title in ("Epoch", "Accuracy", "Attempt", "Size"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -72,7 +72,7 @@ def _tiers(tiers: Iterable[TierReport]) -> Text:
 
 
 def _checks(checks: Iterable[Check]) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("Check", no_wrap=True)
     table.add_column("State")
     table.add_column("Took", justify="right", no_wrap=True)
@@ -82,7 +82,8 @@ def _checks(checks: Iterable[Check]) -> Table:
     return table
 
 
-def _table() -> Table:
+def plain_table() -> Table:
+    """A table without a frame."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
 
 

@@ -38,3 +38,9 @@ class Grant:
     def all_env_vars(self) -> dict[str, str]:
         """Everything a process needs, secrets in the clear: hand it to a process, never print it."""
         return {**dict(self.env_vars), **self.secrets.reveal()}
+
+
+def carried(mode: Mode, source: str, env_vars: tuple[tuple[str, str], ...]) -> Grant:
+    """The grant as it is in a process that it travelled to, without its secrets."""
+    # Secret values do not travel: in mode env they are in that process's environment, which only ambient reads.
+    return Grant("ambient" if mode == "env" else mode, source, "as carried from the driver", env_vars)

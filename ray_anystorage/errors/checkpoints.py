@@ -66,5 +66,21 @@ class CheckpointIncompleteError(AnyStorageError, ValueError):
     """The manifests of a checkpoint do not make one whole checkpoint."""
 
 
+class CheckpointMissingError(AnyStorageError, FileNotFoundError):
+    """There is no such checkpoint, or it was deleted."""
+
+
+class CheckpointSaveError(AnyStorageError, OSError):
+    """A checkpoint could not be saved; names it and the reason."""
+
+
+class RunInUseError(AnyStorageError, RuntimeError):
+    """A controller holds the run, so that nothing of it may be removed."""
+
+
+class RunTakenOverError(AnyStorageError, RuntimeError):
+    """Another controller started the same run, and this one must not write to it any more."""
+
+
 class CheckpointCorruptedError(AnyStorageError, OSError):
     """The data of a checkpoint is not what was saved."""

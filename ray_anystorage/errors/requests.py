@@ -29,12 +29,20 @@ class UnknownArgumentError(RequestError, TypeError):
     """An argument is known neither here nor to Ray."""
 
 
+class RunMissingError(RequestError, FileNotFoundError):
+    """There is no run of this name, or none at this path."""
+
+
 class OutsideArtifactFolderError(RequestError):
     """A key in the platform's bucket lies outside the artifact folder."""
 
 
 class LocalModeError(AnyStorageError, NotImplementedError):
     """``ScalingConfig(num_workers=0)`` never builds a storage context, so no plan could be applied."""
+
+
+class OutsideRunError(AnyStorageError, RuntimeError):
+    """Something that a training function does in a run of this package was done elsewhere."""
 
 
 class UnsupportedRayError(AnyStorageError, ImportError):

@@ -21,6 +21,7 @@ from ray_anystorage.errors import MountFullError, MountTimeoutError
 from ray_anystorage.home.atomic import AtomicFile, is_full, write_atomically
 from ray_anystorage.home.reserve import STATE_FOLDER, Reserve
 from ray_anystorage.home.stream import HomeStream
+from ray_anystorage.transfer.pyarrow_fs import OnDelete
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
         super().__init__()
         self.recipe = recipe
         self.reserve = Reserve(recipe.home)
+        self.on_delete: OnDelete | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HomeFileSystem, (self.recipe,)
@@ -102,8 +104,16 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
         self.call("create", path, lambda: parent.create_dir(path, recursive=recursive))
 
     def delete_dir(self, path: str) -> None:
+        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
         parent: Any = super()
-        self.call("delete", path, lambda: parent.delete_dir(path))
+
+        def plainly() -> None:
+            self.call("delete", path, lambda: parent.delete_dir(path))
+
+        if self.on_delete is None:
+            plainly()
+        else:
+            self.on_delete(path, plainly)
 
     def delete_dir_contents(self, path: str, **options: Any) -> None:
         parent: Any = super()

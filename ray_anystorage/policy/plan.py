@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.environment import BucketAddress, Place, Tier
+from ray_anystorage.policy.spill import spill_uri
 from ray_anystorage.units import format_size
 
 
@@ -27,7 +28,10 @@ class StoragePlan:
     storage_path
         What Ray calls ``storage_path``: the tier's root, a path or a URI. The run home is ``<storage_path>/<name>``.
     tier, checkpoint_tier
-        Where Ray keeps the run's state, and where the data of its checkpoints goes.
+        Where Ray keeps the run's state, and where the data of checkpoints of the size that was said goes.
+    spill
+        The bucket folder for checkpoints over ``threshold`` bytes and for those that the mount cannot take, where the
+        run home is on a mount; ``None`` for a home in a bucket, and where no bucket can be used.
     resumes
         True when a run of this name exists there and is continued.
     checkpoint_size
@@ -42,6 +46,8 @@ class StoragePlan:
     tier: Tier
     storage_path: str
     checkpoint_tier: Tier
+    spill: BucketAddress | None
+    threshold: int
     resumes: bool
     audience: str
     checkpoint_size: int | None
@@ -82,6 +88,8 @@ class StoragePlan:
             "storage_path": self.storage_path,
             "run_home": self.run_home,
             "checkpoint_tier": self.checkpoint_tier,
+            "spill": spill_uri(self.spill) if self.spill else None,
+            "threshold": self.threshold,
             "resumes": self.resumes,
             "audience": self.audience,
             "checkpoint_size": self.checkpoint_size,
@@ -112,7 +120,12 @@ def _explain(plan: StoragePlan) -> list[str]:
 def _checkpoints(plan: StoragePlan) -> str:
     size = "of unknown size" if plan.checkpoint_size is None else f"of {format_size(plan.checkpoint_size)}"
     kept = "all of them kept" if plan.num_to_keep is None else f"{plan.num_to_keep} kept"
-    return f"Its checkpoints ({size}, {kept}) lie in {plan.checkpoint_tier} storage."
+    if plan.spill is None:
+        return f"Its checkpoints ({size}, {kept}) lie in {plan.checkpoint_tier} storage."
+    return (
+        f"Each of its checkpoints ({size}, {kept}) lies in {plan.tier} storage, or in artifact storage "
+        f"({spill_uri(plan.spill)}) when it is over {format_size(plan.threshold)} or the mount cannot take it."
+    )
 
 
 def _section(title: str, lines: tuple[str, ...] | list[str]) -> list[str]:

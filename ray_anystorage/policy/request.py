@@ -11,7 +11,11 @@ from ray_anystorage.units import parse_size
 
 Audience = Literal["cluster", "user", "team"]
 AUDIENCES: tuple[Audience, ...] = get_args(Audience)
-RESERVED_NAMES = frozenset({"artifacts"})
+SPILLED = "spilled"  # the bucket's folder for checkpoint data of runs whose home is on a mount
+RESERVED_NAMES = {
+    "artifacts": "the folder of artifacts_dir()",
+    SPILLED: "the checkpoints that a mount does not take",
+}
 _LONGEST_NAME = 255  # bytes, NAME_MAX of every file system that this may land on
 
 
@@ -105,4 +109,4 @@ def _fault(name: str) -> str | None:
         return f"is longer than {_LONGEST_NAME} bytes"
     if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
         return "is not valid Unicode"
-    return "is reserved for the folder of artifacts_dir()" if name in RESERVED_NAMES else None
+    return f"is reserved for {RESERVED_NAMES[name]}" if name in RESERVED_NAMES else None

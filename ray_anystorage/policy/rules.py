@@ -2,9 +2,11 @@
 
 1. A tier that the user forced wins, or fails with the reason why it cannot serve.
 2. A run of the same name is continued where it is; two of them are an error.
-3. Checkpoints over the threshold go to ``artifact``.
+3. Checkpoints over the threshold go to ``artifact``, and the run home with them.
 4. Otherwise the NFS tier of the audience, if what is kept fits with a tenth of the free space to spare.
 5. Otherwise ``artifact``; without a bucket a wider NFS tier; on one node, at last, the local disk.
+
+Where the home is on a mount and there is a usable bucket, each checkpoint is routed by its real size (``spill``).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ray_anystorage.errors import (
 from ray_anystorage.policy.plan import Rejection, StoragePlan
 from ray_anystorage.policy.request import Request
 from ray_anystorage.policy.space import room_objection, too_large
+from ray_anystorage.policy.spill import all_spilled, spill_bucket, spill_reasons
 from ray_anystorage.policy.wording import (
     TIER_OF,
     how_to_set,
@@ -70,7 +73,8 @@ def _forced(environment: Environment, request: Request, tier: Tier, runs: Sequen
             "tier out; to start anew, choose another name."
         )
     place = _existing(environment, tier)
-    objection = room_objection(place, request) if not here else None
+    needs_room = not here and not all_spilled(environment, request, place)
+    objection = room_objection(place, request) if needs_room else None
     if objection:
         raise TierUnavailableError(
             f"tier={tier!r} was asked for, but in {place.root} {objection}. Free some space there, keep fewer with "
@@ -191,6 +195,15 @@ def _nothing_serves(environment: Environment, request: Request, rejected: Sequen
     return NoStorageError(f"no storage can serve the run {where}:\n{lines}\nWhat to do: {how_to_set(first)}")
 
 
+def _refuse_taken(environment: Environment, request: Request, place: Place) -> None:
+    taken = [home for home in environment.homes if not home.is_run and home.tier == place.tier]
+    if any(home.name == request.name for home in taken):
+        raise NameTakenError(
+            f"{taken[0].path} exists and holds something that no run wrote: choose another name than {request.name!r}, "
+            "or move that folder away."
+        )
+
+
 def _plan(
     environment: Environment,
     request: Request,
@@ -200,32 +213,30 @@ def _plan(
     rejected: Sequence[Rejection] = (),
     resumes: bool = False,
 ) -> StoragePlan:
-    taken = [home for home in environment.homes if not home.is_run and home.tier == place.tier]
-    if any(home.name == request.name for home in taken):
-        raise NameTakenError(
-            f"{taken[0].path} exists and holds something that no run wrote: choose another name than {request.name!r}, "
-            "or move that folder away."
-        )
+    _refuse_taken(environment, request, place)
     seen = {place.tier, *(rejection.tier for rejection in rejected)}
     others = [Rejection(tier, root_of(environment, tier), "the run is continued where it is" if resumes else
                         passed_over(environment, request, tier, place.tier))
               for tier in TIERS if tier not in seen]  # fmt: skip
-    in_bucket = place.tier == "artifact"
+    spill = spill_bucket(environment, place)
+    uses_bucket = place.tier == "artifact" or spill is not None
     return StoragePlan(
         name=request.name,
         tier=place.tier,
         storage_path=place.root,
-        checkpoint_tier=place.tier,
+        checkpoint_tier="artifact" if all_spilled(environment, request, place) else place.tier,
+        spill=spill,
+        threshold=environment.threshold,
         resumes=resumes,
         audience=request.audience,
         checkpoint_size=request.checkpoint_size,
         num_to_keep=request.num_to_keep,
         nodes=environment.nodes,
         place=place,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *spill_reasons(environment, request, place)),
         rejected=(*rejected, *others),
         notes=tuple(notes(environment, request, place)),
-        harmless_env_vars=environment.env_vars if in_bucket else (),
-        secret_names=environment.secret_names if in_bucket else (),
-        credentials=environment.credentials if in_bucket else "none needed",
+        harmless_env_vars=environment.env_vars if uses_bucket else (),
+        secret_names=environment.secret_names if uses_bucket else (),
+        credentials=environment.credentials if uses_bucket else "none needed",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ray_anystorage.environment import NFS_TIERS, Environment, Place, RunHome, Tier
 from ray_anystorage.policy.request import Audience, Request
 from ray_anystorage.policy.space import bytes_kept, fits, room_objection, too_large
+from ray_anystorage.policy.spill import all_spilled, no_spill_note, spill_bucket
 from ray_anystorage.units import format_size
 
 _FREE_HOSTED_STORAGE = 100 * 10**9  # hosted clouds include 100 GB, says the platform's storage guide
@@ -22,13 +23,17 @@ def notes(environment: Environment, request: Request, place: Place) -> list[str]
         said.append(f"{place.root} is in memory: what is saved there is gone when the node restarts.")
     if environment.nodes is None:
         said.append("No Ray cluster is connected: planned for one node. A Train run checks that again when it starts.")
-    if place.tier in NFS_TIERS and too_large(environment, request):
+    spills = spill_bucket(environment, place) is not None
+    if place.tier in NFS_TIERS and too_large(environment, request) and not spills:
         said.append(
             f"Checkpoints over {format_size(environment.threshold)} are slow on NFS and hold up everyone on it."
         )
     if request.checkpoint_size is None:
         said.append(
-            "checkpoint_size was not said, so the size played no part: say it to have large ones in the bucket."
+            "checkpoint_size was not said: each checkpoint goes where its real size belongs, and the run's state stays "
+            "here. Say it to have both in the bucket where they are large."
+            if spills
+            else "checkpoint_size was not said, so the size played no part: say it to have large ones in the bucket."
         )
     kept = bytes_kept(request)
     if kept is not None and kept > _FREE_HOSTED_STORAGE:
@@ -36,9 +41,10 @@ def notes(environment: Environment, request: Request, place: Place) -> list[str]
                      "include: it will be billed.")  # fmt: skip
     if request.checkpoint_size and request.num_to_keep is None:
         said.append("Every checkpoint is kept: set CheckpointConfig(num_to_keep=…) to bound the space.")
-    if place.tier != "artifact" and not fits(place, request):
-        said.append(f"{place.root} may run out of space: {room_objection(place, request)}.")
-    return [*said, *environment.notes]
+    if place.tier != "artifact" and not fits(place, request) and not all_spilled(environment, request, place):
+        relief = ". What does not fit then goes to the bucket" if spills else ""
+        said.append(f"{place.root} may run out of space: {room_objection(place, request)}{relief}.")
+    return [*said, *no_spill_note(environment, place), *environment.notes]
 
 
 def local_reason(environment: Environment, request: Request) -> str:
@@ -80,7 +86,7 @@ def passed_over(environment: Environment, request: Request, tier: Tier, winner: 
     if tier == "local":
         return "one node's disk is for staging, not for the home of a run"
     if tier == "artifact":
-        return f"not needed: {winner} storage serves, and objects are slower for small files"
+        return f"not needed for the run home: {winner} storage serves, and objects are slower for small files"
     return f"not the place for audience={request.audience!r}"
 
 

@@ -13,8 +13,12 @@ from ray_anystorage.errors import UnsupportedRayError
 try:
     from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, VALIDATE_STORAGE_MARKER_FILENAME
     from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback
-    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+        CheckpointManager,
+        _CheckpointManagerState,
+    )
     from ray.train.v2._internal.execution.context import get_train_context
+    from ray.train.v2._internal.execution.controller import controller as controller_module
     from ray.train.v2._internal.execution.storage import StorageContext
     from ray.train.v2.api.config import RunConfig as RunConfigV2
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -27,6 +31,7 @@ except ImportError as error:
 __all__ = [
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME",
     "VALIDATE_STORAGE_MARKER_FILENAME",
+    "CheckpointManager",
     "ControllerCallback",
     "DataParallelTrainer",
     "RunConfigV2",
@@ -34,8 +39,16 @@ __all__ = [
     "WorkerCallback",
     "_CheckpointManagerState",
     "check_hooks",
+    "controller_module",
     "get_train_context",
 ]
+
+_MANAGER = (
+    "register_checkpoint",
+    "before_init_train_context",
+    "_write_state_to_storage",
+    "_assert_checkpoints_exist",
+)
 
 
 @functools.cache
@@ -61,6 +74,9 @@ def check_hooks() -> None:
         (DataParallelTrainer, "_initialize_and_run_local_controller"),
         (WorkerCallback, "after_init_train_context"),
         (ControllerCallback, "after_controller_start"),
+        (ControllerCallback, "before_controller_shutdown"),
+        (controller_module, "CheckpointManager"),
+        *((CheckpointManager, name) for name in _MANAGER),
     ):
         if not callable(getattr(owner, name, None)):
             faults.append(f"{owner.__name__}.{name} is gone")

@@ -14,7 +14,8 @@ from ray_anystorage.policy import Request
 from ray_anystorage.recipe import StorageRecipe, check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
-from ray_anystorage.train.callbacks import NodeSetup
+from ray_anystorage.train.callbacks import NodeSetup, RunEnd
+from ray_anystorage.train.controller import install_manager
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, RunConfigV2, check_hooks
 from ray_anystorage.train.local_mode import refuse_local_mode
 from ray_anystorage.train.storage_context import AnyStorageContext, open_storage
@@ -55,6 +56,7 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
             )
         env_vars = self._env_vars
         apply_to_process({name: env_vars[name] for name in self.carried if name in env_vars})
+        install_manager()
         return open_storage(recipe)
 
 
@@ -64,17 +66,16 @@ def build_run_config(
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.run_config``."""
     check_hooks()
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfigV2)})
-    resolved = resolve(request, credentials=credentials, nodes=nodes)
+    runtime_env = ray_arguments.pop("worker_runtime_env", None)
+    resolved = resolve(request, credentials=credentials, nodes=nodes, runtime_env=runtime_env)
     recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
     refuse_local_mode(AnyStorageRunConfig)
     env_vars = resolved.worker_env_vars()
     return AnyStorageRunConfig(
         name=resolved.name,
         storage_path=resolved.plan.storage_path,
-        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe)],
-        worker_runtime_env=merge_runtime_env(
-            ray_arguments.pop("worker_runtime_env", None), env_vars, resolved.plan.secret_names
-        ),
+        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe), RunEnd()],
+        worker_runtime_env=merge_runtime_env(runtime_env, env_vars, resolved.plan.secret_names),
         recipe=recipe,
         carried=tuple(sorted(env_vars)),
         secret_names=resolved.plan.secret_names,

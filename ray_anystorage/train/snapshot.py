@@ -14,10 +14,12 @@ from typing import Any
 
 import ray
 
-from ray_anystorage.errors import SnapshotDamagedError
+from ray_anystorage.checkpoint.small_files import patiently, read
+from ray_anystorage.errors import ObjectMissingError, SnapshotDamagedError
 from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.home.filesystem import HomeFileSystem, mirror_of
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, _CheckpointManagerState
+from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
@@ -65,6 +67,34 @@ def read_state(path: str) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return state if isinstance(state, dict) and "checkpoint_results" in state else None
+
+
+def named_checkpoints(home: Store) -> frozenset[str]:
+    """Every checkpoint that Ray's snapshot of a run names; none where there is no snapshot.
+
+    Raises
+    ------
+    SnapshotDamagedError
+        It is torn.
+    StorageError
+        The home cannot be read.
+    """
+    name = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    try:
+        content = read(home, name, patiently(lambda: home.size(name)))
+    except ObjectMissingError:
+        return frozenset()
+    try:
+        state = json.loads(content)
+        latest = state.get("latest_checkpoint_result")
+        results = [
+            *state["checkpoint_results"],
+            *state.get("pending_training_results", []),
+            *([latest] if latest else []),
+        ]
+        return frozenset(result["checkpoint_dir_name"] for result in results)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SnapshotDamagedError(f"{home.uri}/{name} is torn: {error!r}") from error
 
 
 def _names(state: dict[str, Any]) -> list[str]:

@@ -5,38 +5,148 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import ray
-from ray.train import Checkpoint
+import ray.train
 
+from ray_anystorage.checkpoint import staging
+from ray_anystorage.checkpoint.node import current
+from ray_anystorage.checkpoint.ownership import Owner, run_id
+from ray_anystorage.checkpoint.retention import find_orphans, remove
+from ray_anystorage.checkpoint.save import Part
+from ray_anystorage.checkpoint.saver import Saver, Writers
 from ray_anystorage.cluster.nodes import alive_nodes
 from ray_anystorage.environment import NFS_TIERS
-from ray_anystorage.errors import HomeNotVisibleError, TierUnavailableError
-from ray_anystorage.home.atomic import is_full
-from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe, full_error
+from ray_anystorage.errors import (
+    AnyStorageError,
+    CheckpointSaveError,
+    HomeNotVisibleError,
+    StorageError,
+    TierUnavailableError,
+)
+from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.prepare import prepare_home
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.origin import Origin
 from ray_anystorage.recipe import StorageRecipe
-from ray_anystorage.train.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext
-from ray_anystorage.train.snapshot import repair_snapshot
-from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe
-from ray_anystorage.transfer.upload_tree import has_empty_directory, upload_tree
+from ray_anystorage.train.checkpoint import Checkpoint
+from ray_anystorage.train.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext, get_train_context
+from ray_anystorage.train.snapshot import named_checkpoints, repair_snapshot
+from ray_anystorage.transfer.open_store import BucketRecipe
+from ray_anystorage.transfer.slots import writers_per_node
+from ray_anystorage.transfer.store import Store
+from ray_anystorage.units import format_size
 
 logger = logging.getLogger("ray.train.anystorage")  # Ray shows and files what comes below "ray.train"
 
 
 class AnyStorageContext(StorageContext):  # type: ignore[misc]
-    """Ray's storage context on the plan's file system. It pickles as its recipe: no live client, no secret."""
+    """Ray's storage context on the plan's file system. It pickles as its recipe: no live client, no secret.
+
+    Attributes
+    ----------
+    attempt
+        The present start of the worker group; the controller sets it before it sends the context to the workers.
+    spill
+        The run's own folder in the bucket, where its home is on a mount.
+    """
+
+    owner: Owner  # in the controller
+    manager: Any = None  # in the controller
 
     def __init__(self, recipe: StorageRecipe) -> None:
         self.recipe = recipe
+        self.attempt = secrets.token_hex(8)
+        self.spill: BucketRecipe | None = None
+        self._saver: Saver | None = None
         super().__init__(
             storage_path=recipe.fs_path,
             experiment_dir_name=recipe.name,
             storage_filesystem=recipe.build_filesystem(),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to this process."""
+        return {**self.__dict__, "_saver": None, "owner": None, "manager": None}
+
+    @property
+    def on_mount(self) -> bool:
+        """True where the run home is on a mount, false where it is in a bucket."""
+        return isinstance(self.recipe.filesystem, HomeRecipe)
+
+    def home_store(self) -> Store:
+        """The run home as a store."""
+        home = self.storage_filesystem
+        return HomeStore(home) if isinstance(home, HomeFileSystem) else self.recipe.home.open()
+
+    def spill_store(self) -> Store | None:
+        """The run's own folder in the bucket, open; ``None`` where there is none."""
+        return self.spill.open() if self.spill is not None else None
+
+    def origin(self, name: str, attempt: str | None) -> Origin:
+        """Where a checkpoint of this run comes from."""
+        return Origin(self.recipe.home, self.spill, name, attempt)
+
+    def checkpoint_name(self, path: str) -> str | None:
+        """The name of the checkpoint whose folder a path is; ``None`` for any other path."""
+        name = str(path).removeprefix(f"{self.experiment_fs_path}/").rstrip("/")
+        return None if name == path or "/" in name or name.startswith(".") else name
+
+    def check_visible(self) -> None:
+        """Raise :class:`HomeNotVisibleError` where this node does not see the run home."""
+        self._check_validation_file()
+
+    def persist_current_checkpoint(self, checkpoint: ray.train.Checkpoint, checkpoint_dir_name: str) -> Checkpoint:
+        """Save this rank's part of a checkpoint: data durable first, then its manifest.
+
+        Raises
+        ------
+        CheckpointSaveError
+            It could not be saved; names it and says why.
+        """
+        try:
+            self._save(checkpoint, checkpoint_dir_name)
+        except (AnyStorageError, OSError) as error:
+            failure = CheckpointSaveError(f"checkpoint {checkpoint_dir_name} could not be saved: {error}")
+            staging.ended(checkpoint.path, failure)
+            raise failure from error
+        staging.ended(checkpoint.path, None)
+        persisted = Checkpoint.__new__(Checkpoint)
+        ray.train.Checkpoint.__init__(
+            persisted, self.build_checkpoint_path_from_name(checkpoint_dir_name), self.storage_filesystem
+        )
+        persisted.origin = self.origin(checkpoint_dir_name, self.attempt)
+        return persisted
+
+    def _save(self, checkpoint: ray.train.Checkpoint, name: str) -> None:
+        if self.on_mount:  # an unmounted mount is a plain directory, which would take the data all the same
+            self._check_validation_file()
+        context = get_train_context()
+        part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size())
+        with _directory_of(checkpoint) as directory:
+            manifest = self._own_saver().save(directory, part)
+        where = manifest.location or self.build_checkpoint_path_from_name(name)
+        logger.info(f"checkpoint {name}: rank {part.rank} saved {format_size(manifest.size)} to {where}")
+
+    def _own_saver(self) -> Saver:
+        if self._saver is None:
+            node = current()
+            self._saver = Saver(
+                home=self.home_store(),
+                threshold=self.recipe.threshold,
+                spill=self.spill.open if self.spill is not None else None,
+                writers=Writers(node.slots, writers_per_node(self.recipe.nodes)) if self.on_mount else None,
+                cache=node.cache,
+                run=self.recipe.home.uri,
+            )
+        return self._saver
 
     def _check_validation_file(self) -> None:
         """See the marker that the controller wrote, from this node."""
@@ -50,34 +160,6 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
                 tried=f"looked for {VALIDATE_STORAGE_MARKER_FILENAME} there",
                 remedy=_visibility_remedy(self.recipe),
             )
-
-    def check_visible(self) -> None:
-        """Raise :class:`HomeNotVisibleError` where this node does not see the run home."""
-        self._check_validation_file()
-
-    def persist_current_checkpoint(self, checkpoint: Checkpoint, checkpoint_dir_name: str) -> Checkpoint:
-        """Copy a checkpoint to the run home; where the mount is full, take back what was copied and say so."""
-        if isinstance(self.recipe.filesystem, FileSystemRecipe) and _is_plain_tree(checkpoint):
-            return self._upload(checkpoint, checkpoint_dir_name)
-        home = self.storage_filesystem
-        if not isinstance(home, HomeFileSystem):
-            return super().persist_current_checkpoint(checkpoint, checkpoint_dir_name)
-        target = self.build_checkpoint_path_from_name(checkpoint_dir_name)
-        there_before = home.call("list", target, lambda: _files_below(target))
-        try:
-            return super().persist_current_checkpoint(checkpoint, checkpoint_dir_name)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            ours = _files_below(checkpoint.path) - there_before
-            home.call("take back", target, lambda: _remove(target, ours))
-            raise full_error(home.recipe, f"copy checkpoint {checkpoint_dir_name} to {target}") from error
-
-    def _upload(self, checkpoint: Checkpoint, checkpoint_dir_name: str) -> Checkpoint:
-        self._check_validation_file()
-        target = self.build_checkpoint_path_from_name(checkpoint_dir_name)
-        upload_tree(checkpoint.path, self.storage_filesystem, target)
-        return Checkpoint(target, filesystem=self.storage_filesystem)
 
 
 def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
@@ -96,8 +178,38 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
         prepare_home(home)
         repair_snapshot(home)
     context = AnyStorageContext(recipe)
+    store = context.home_store()
+    context.owner = Owner(store, secrets.token_hex(8), f"process {os.getpid()} on {socket.gethostname()}")
+    context.owner.take()
+    if recipe.spill is not None:
+        context.spill = recipe.spill.child(f"{recipe.name}-{run_id(store)}")
+    sweep(context)
     logger.info(recipe.log_line())
     return context
+
+
+def close_storage(context: AnyStorageContext) -> None:
+    """Delete what was kept for this controller's sake, sweep, and let go of the run."""
+    if context.manager is not None:
+        context.manager.delete_postponed()
+    sweep(context)
+    try:
+        context.owner.release()
+    except StorageError as error:
+        logger.warning("that run %r ended could not be noted: %s", context.recipe.name, error)
+
+
+def sweep(context: AnyStorageContext) -> None:
+    """Remove what saves and deletes left that did not end; only while nobody saves. A failure leaves it for later."""
+    home, spill = context.home_store(), None
+    try:
+        spill = context.spill_store()
+        orphans = find_orphans(home, spill, named=named_checkpoints(home))
+        for orphan in (orphan for orphan in orphans if orphan.certain):
+            logger.info(f"removing {orphan.kind} {orphan.place}/{orphan.name} ({format_size(orphan.size)})")
+            remove(orphan, [store for store in (home, spill) if store is not None])
+    except (AnyStorageError, OSError) as error:
+        logger.warning("run %r was not swept: %s", context.recipe.name, error)
 
 
 def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
@@ -109,27 +221,17 @@ def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
         )
 
 
-def _is_plain_tree(checkpoint: Checkpoint) -> bool:
-    return isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem) and not has_empty_directory(checkpoint.path)
-
-
-def _files_below(directory: str) -> frozenset[str]:
-    """Relative paths of the files below a directory; none where it does not exist."""
-    return frozenset(
-        os.path.relpath(os.path.join(folder, name), directory)
-        for folder, _, names in os.walk(directory)
-        for name in names
-    )
-
-
-def _remove(target: str, files: frozenset[str]) -> None:
-    """Remove what this rank copied of a half-copied checkpoint, so that the space is there for the next attempt."""
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(target, file))
-    for folder, _, _ in os.walk(target, topdown=False):
-        with contextlib.suppress(OSError):  # another rank's files are in it
-            os.rmdir(folder)
+@contextlib.contextmanager
+def _directory_of(checkpoint: ray.train.Checkpoint) -> Iterator[str]:
+    """A local directory with a checkpoint that is to be saved, wherever it lies."""
+    if isinstance(checkpoint, Checkpoint):  # of this or another run: its data may lie elsewhere than its folder
+        with checkpoint.as_directory() as directory:
+            yield directory
+    elif isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        yield checkpoint.path
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            yield checkpoint.to_directory(directory)
 
 
 def _visibility_remedy(recipe: StorageRecipe) -> str:

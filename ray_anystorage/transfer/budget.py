@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from ray_anystorage.errors import TransferCancelledError
+from ray_anystorage.transfer.pace import Pace
 
 _TICK = 0.1  # seconds between looks at the cancel flag while waiting for something else
 
@@ -44,9 +45,8 @@ class Cancel:
 class Budget:
     """How many requests are under way, and how much memory their buffers take.
 
-    The number of requests is found by additive increase and multiplicative decrease: it grows by one for each one that
-    succeeds until the store first throttles, by one for each full round after that, and is halved at most once for the
-    requests that were under way when the store throttled.
+    The number of requests is found by :class:`ray_anystorage.transfer.pace.Pace`; the requests that were under way
+    together when the store throttled halve it once.
 
     Parameters
     ----------
@@ -59,33 +59,51 @@ class Budget:
 
     Attributes
     ----------
-    limit, lowest_limit
-        Requests at once now, and at the worst moment.
-    cuts, retries
-        How often the limit was halved, and how many attempts failed in a way that another may not.
+    retries
+        How many attempts failed in a way that another may not.
     """
 
-    def __init__(self, *, requests: int = 32, memory_bytes: int = 256 << 20, first_requests: int = 8) -> None:
+    def __init__(self, *, requests: int = 64, memory_bytes: int = 128 << 20, first_requests: int = 4) -> None:
         self.requests, self.memory_bytes = requests, memory_bytes
-        self.limit = self.lowest_limit = float(min(first_requests, requests))
-        self.cuts = self.retries = 0
+        self.retries = 0
+        self._pace = Pace(first_requests, requests)
         self._condition = threading.Condition()
         self._running = 0
         self._started = self._cut_at = 0  # requests ever started, and how many had been at the last cut
         self._borrowed_bytes = 0
         self._free: list[bytearray] = []
 
+    @property
+    def limit(self) -> float:
+        """Requests at once now."""
+        return self._pace.limit
+
+    @property
+    def lowest_limit(self) -> float:
+        """Requests at once at the worst moment."""
+        return self._pace.lowest
+
+    @property
+    def cuts(self) -> int:
+        """How often the limit was halved."""
+        return self._pace.cuts
+
+    def wanted(self) -> int:
+        """Threads that are of use now: one for each request, and one that prepares the next."""
+        return int(self.limit) + 1
+
     @contextlib.contextmanager
     def slot(self, cancel: Cancel) -> Iterator[None]:
         """Hold one request's place; a ``Transient`` that leaves the block tells whether the store throttled."""
         with self._condition:
-            while self._running >= int(self.limit):
+            while self._running >= int(self._pace.limit):
                 cancel.check()
                 self._condition.wait(_TICK)
             cancel.check()
             self._running += 1
             self._started += 1
             number = self._started
+            self._pace.began(time.monotonic())
         try:
             yield
         except BaseException as error:
@@ -132,10 +150,8 @@ class Budget:
         with self._condition:
             self._running -= 1
             if success:
-                self.limit = min(self.requests, self.limit + (1 / self.limit if self.cuts else 1))
+                self._pace.succeeded(time.monotonic())
             elif throttled and number > self._cut_at:
-                self.limit = max(1.0, self.limit / 2)
-                self.lowest_limit = min(self.lowest_limit, self.limit)
-                self.cuts += 1
+                self._pace.throttled()
                 self._cut_at = self._started
             self._condition.notify_all()

@@ -7,14 +7,14 @@ that this was chosen on it ran at 34 GB/s, against 4.7 of BLAKE3, 1.8 of SHA-256
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from io import FileIO
+from collections.abc import Iterable, Iterator
 
 import xxhash
 
 BytesLike = bytes | bytearray | memoryview
 
 CHUNK_BYTES = 8 << 20
+PIECE_BYTES = 256 << 10  # what is read, hashed and written at a time: it stays in the processor's cache
 ALGORITHM = "xxh3-128-tree-8MiB"  # as manifests name it; another chunk size is another algorithm
 
 
@@ -42,25 +42,63 @@ def chunks_of(data: BytesLike) -> tuple[str, ...]:
     return tuple(chunk_digest(view[at : at + CHUNK_BYTES]) for at in range(0, len(view), CHUNK_BYTES))
 
 
-def digest_file(path: str) -> tuple[int, str, tuple[str, ...]]:
-    """Size in bytes, digest and chunk digests of a local file, with one chunk in memory at a time.
+class ChunkHasher:
+    """Digests of chunks whose bytes come in order, in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._hash, self._filled = xxhash.xxh3_128(), 0
+
+    def update(self, piece: memoryview) -> list[str]:
+        """Take a piece, and give the digests of the chunks that it completes."""
+        complete = []
+        while piece:
+            head, piece = piece[: CHUNK_BYTES - self._filled], piece[CHUNK_BYTES - self._filled :]
+            self._hash.update(head)
+            self._filled += len(head)
+            if self._filled == CHUNK_BYTES:
+                complete += self.rest()
+        return complete
+
+    def rest(self) -> list[str]:
+        """The digest of a chunk that was begun and is not complete, if there is one; then begin anew."""
+        digests = [self._hash.hexdigest()] if self._filled else []
+        self._hash, self._filled = xxhash.xxh3_128(), 0
+        return digests
+
+
+def chunks_of_file(path: str) -> Iterator[str]:
+    """The digests of a local file's chunks, each before the next is read.
 
     Raises
     ------
     OSError
         It cannot be read.
     """
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    size, chunks = 0, []
-    with open(path, "rb", buffering=0) as file:
-        while count := _fill(file, buffer):
-            size += count
-            chunks.append(chunk_digest(buffer[:count]))
+    hasher = ChunkHasher()
+    for piece in _pieces(path):
+        yield from hasher.update(piece)
+    yield from hasher.rest()
+
+
+def digest_file(path: str) -> tuple[int, str, tuple[str, ...]]:
+    """Size in bytes, digest and chunk digests of a local file, with one piece in memory at a time.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    hasher, size = ChunkHasher(), 0
+    chunks: list[str] = []
+    for piece in _pieces(path):
+        size += len(piece)
+        chunks += hasher.update(piece)
+    chunks += hasher.rest()
     return size, file_digest(size, chunks), tuple(chunks)
 
 
-def _fill(file: FileIO, buffer: memoryview) -> int:
-    filled = 0
-    while filled < len(buffer) and (count := file.readinto(buffer[filled:])):
-        filled += count
-    return filled
+def _pieces(path: str) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]

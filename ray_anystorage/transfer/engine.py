@@ -20,6 +20,7 @@ def upload(
     budget: Budget | None = None,
     on_progress: Callable[[int], None] | None = None,
     already: Collection[Stored] = (),
+    on_stored: Callable[[Stored], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
 ) -> tuple[Stored, ...]:
@@ -36,6 +37,8 @@ def upload(
     already
         What the store is known to hold, under these keys or others. A file that is the same is not sent again: it is
         left alone, or copied on the store's own side.
+    on_stored
+        Called once for each file when the store has it, by any thread: a journal for a caller that tries again.
     cancel
         Set it to end the transfer; requests under way are waited for, uploads under way aborted.
     patience
@@ -57,7 +60,7 @@ def upload(
     """
     session = _session(store, budget, cancel, patience, on_progress)
     try:
-        return Sending(session, files).run(already)
+        return Sending(session, files, on_stored).run(already)
     finally:
         session.budget.trim()
 

@@ -15,12 +15,14 @@ import obstore
 from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
 from ray_anystorage import errors
-from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.environment import BucketAddress
+from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
 from ray_anystorage.transfer.retry import Transient
-from ray_anystorage.transfer.store import Counters, Limits, below, check_key
+from ray_anystorage.transfer.store import Counters, Limits, Take, below, check_key
 from ray_anystorage.transfer.streamed import StreamedUpload
 
 Result = TypeVar("Result")
+Self = TypeVar("Self", bound="ObjectStore")
 
 NO_RETRIES = {"max_retries": 0}
 OWN_RETRIES = {"max_retries": 20, "retry_timeout": timedelta(seconds=300)}
@@ -59,6 +61,13 @@ class ObjectStore:
         """The folder's URI."""
         return self._uri
 
+    def moved(self: Self, address: BucketAddress) -> Self:
+        """A store for another folder of the same bucket on the same connections, with counters of its own."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._uri, other._prefix, other.counters = address.uri, address.prefix, Counters()
+        return other
+
     def write_small(self, key: str, data: BytesLike) -> None:
         """Replace an object with one request."""
         path = self._path(key)
@@ -84,6 +93,19 @@ class ObjectStore:
         if len(data) < len(into):
             raise self.short(key, offset, len(data), len(into))
         into[:] = data
+
+    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+        """Hand on a range as it comes, with one request."""
+        path, options = self._path(key), {"range": (offset, offset + size)}
+        self.counters.add()
+        answer = self._call("get", key, lambda: obstore.get(self._client, path, options=options))
+        pieces, filled = iter(answer.stream(min_chunk_size=PIECE_BYTES)), 0
+        while filled < size and (piece := self._call("get", key, lambda: next(pieces, None))) is not None:
+            self.counters.add(fetched=len(piece), requests=0)
+            filled += len(piece)
+            take(memoryview(piece))
+        if filled < size:
+            raise self.short(key, offset, filled, size)
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
@@ -213,6 +235,12 @@ class MemoryStore(ObjectStore):
         if offset >= self.size(key) and into:
             raise self.short(key, offset, 0, len(into))
         super().read_range(key, offset, into)
+
+    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+        """Hand on a range; obstore has no error of its own for one that begins after the end."""
+        if offset >= self.size(key) and size:
+            raise self.short(key, offset, 0, size)
+        super().read_pieces(key, offset, size, scratch, take)
 
 
 def _is_connection(error: Exception) -> bool:

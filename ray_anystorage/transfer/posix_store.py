@@ -9,17 +9,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
-from ray_anystorage.transfer.digest import BytesLike
-from ray_anystorage.transfer.download import preallocate, sync_directory
-from ray_anystorage.transfer.store import Counters, Limits, check_key
+from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
+from ray_anystorage.transfer.disk import preallocate, start_writing_back, sync_directory
+from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
 
 _TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
+_IS_TEMPORARY = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}\.part")  # a user's file may begin like one
 _REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
 _FICLONE = 0x40049409  # linux/fs.h
 _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
@@ -38,7 +40,7 @@ class PosixStore:
 
     def __init__(self, root: str, *, requests: int = _REQUESTS) -> None:
         self.root = os.path.abspath(root)
-        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests)
+        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, copy_bytes=0, in_pieces=True)
         self.counters = Counters()
         self._unsettled: set[str] = set()
         self._lock = threading.Lock()
@@ -70,10 +72,21 @@ class PosixStore:
             while filled < len(into):
                 count = os.preadv(descriptor, [into[filled:]], offset + filled)
                 if count == 0:
-                    reason = f"the file ends at byte {offset + filled}, {len(into)} bytes from {offset} were asked for"
-                    raise self._problem(ShortReadError, key, reason)
+                    raise self._short(key, offset, filled, len(into))
                 filled += count
-        self.counters.add(fetched=filled)
+        self.counters.add(fetched=filled, requests=0)
+
+    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+        """Hand on a range of a file."""
+        filled = 0
+        with self._reading(key) as descriptor:
+            while filled < size:
+                count = os.preadv(descriptor, [scratch[: size - filled]], offset + filled)
+                if count == 0:
+                    raise self._short(key, offset, filled, size)
+                filled += count
+                take(scratch[:count])
+        self.counters.add(fetched=filled, requests=0)
 
     def size(self, key: str) -> int:
         """Bytes of a file."""
@@ -83,7 +96,7 @@ class PosixStore:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder, temporary ones left out."""
         for path in self._walk(prefix):
-            if not os.path.basename(path).startswith(_TEMPORARY):
+            if not _is_temporary(path):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     yield os.path.relpath(path, self.root), os.stat(path).st_size
 
@@ -122,7 +135,7 @@ class PosixStore:
     def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Temporary files: key and token are the same, the path below the root."""
         for path in self._walk(prefix):
-            if os.path.basename(path).startswith(_TEMPORARY):
+            if _is_temporary(path):
                 key = os.path.relpath(path, self.root)
                 yield key, key
 
@@ -146,6 +159,17 @@ class PosixStore:
             self._remember(missing)
         os.makedirs(path, exist_ok=True)
         self._remember(path)
+
+    def create(self, path: str) -> int:
+        """Open a new file, in a folder that is made where it is not there."""
+        flags, folder = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, os.path.dirname(path)
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            self.make_folder(folder)
+            return os.open(path, flags, 0o666)
+        self._remember(folder)
+        return descriptor
 
     def _remember(self, directory: str) -> None:
         with self._lock:
@@ -171,6 +195,10 @@ class PosixStore:
         finally:
             os.close(descriptor)
 
+    def _short(self, key: str, offset: int, got: int, wanted: int) -> StorageError:
+        reason = f"the file ends at byte {offset + got}, {wanted} bytes from {offset} were asked for"
+        return self._problem(ShortReadError, key, reason)
+
     def _problem(self, kind: type[StorageError], key: str, reason: str) -> StorageError:
         place = f"{self.root}/{key}"
         return kind(reason, tier="shared", place=place, tried=f"read {place}", remedy="restore an older checkpoint")
@@ -194,6 +222,8 @@ class PosixUpload:
         self._store.counters.add(sent=len(view))
         while written < len(view):
             written += os.pwrite(descriptor, view[written:], offset + written)
+        if (end := offset + written) // CHUNK_BYTES > offset // CHUNK_BYTES:
+            start_writing_back(descriptor, end // CHUNK_BYTES * CHUNK_BYTES - CHUNK_BYTES, CHUNK_BYTES)
 
     def copy_from(self, source: int) -> None:
         """Take all of an open file."""
@@ -227,12 +257,14 @@ class PosixUpload:
     def _opened(self, *, allocate: bool = True) -> int:
         with self._lock:
             if self._descriptor < 0:
-                self._store.make_folder(os.path.dirname(self._path))
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._descriptor = os.open(self._temporary, flags, 0o666)
-                if allocate:
+                self._descriptor = self._store.create(self._temporary)
+                if allocate and self._size > CHUNK_BYTES:
                     preallocate(self._descriptor, self._size)
             return self._descriptor
+
+
+def _is_temporary(path: str) -> bool:
+    return _IS_TEMPORARY.fullmatch(os.path.basename(path)) is not None
 
 
 def _copy_range(source: int, target: int, size: int, offset: int) -> int:

@@ -21,6 +21,7 @@ from ray_anystorage.errors import RequestError
 from ray_anystorage.settings import apply_to_process
 
 DEFAULT_REGION = "us-east-1"
+OnDelete = Callable[[str, Callable[[], None]], None]  # gets the path, and what would delete it and no more
 _S3_ATTEMPTS = 4  # per request; Ray retries whole files on top
 
 
@@ -50,6 +51,12 @@ class RecipeS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_s3_arguments(recipe))
         self.recipe = recipe
+        self.on_delete: OnDelete | None = None
+
+    def delete_dir(self, path: str) -> None:
+        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
+        parent: Any = super()
+        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Do nothing: a bucket has no folders, and pyarrow would write a marker at every level above the path."""
@@ -64,6 +71,12 @@ class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_gcs_arguments(recipe))
         self.recipe = recipe
+        self.on_delete: OnDelete | None = None
+
+    def delete_dir(self, path: str) -> None:
+        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
+        parent: Any = super()
+        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Do nothing, as for S3."""
@@ -85,6 +98,13 @@ def build(recipe: FileSystemRecipe) -> Any:
         raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(classes)}")
     apply_to_process(dict(recipe.env_vars))
     return classes[recipe.address.scheme](recipe)
+
+
+def _deleted(on_delete: OnDelete | None, path: str, plainly: Callable[[], None]) -> None:
+    if on_delete is None:
+        plainly()
+    else:
+        on_delete(path, plainly)
 
 
 def _s3_arguments(recipe: FileSystemRecipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ sends and fills the engine's own buffers. Both get their credentials from the sa
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -16,21 +17,21 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from ray_anystorage import errors
-from ray_anystorage.credentials.grant import Grant, Mode
+from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
+from ray_anystorage.transfer.digest import PIECE_BYTES
 from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.object_store import NO_RETRIES, ObjectStore
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.s3_client import client_of, s3_session
 from ray_anystorage.transfer.s3_upload import S3Upload
-from ray_anystorage.transfer.store import Limits, below
+from ray_anystorage.transfer.store import Limits, Take, below
 
 Result = TypeVar("Result")
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds; the second between two pieces of an answer
 SMALL_REQUEST_TIMEOUT = 120.0  # seconds for all of a request for a small object
-_DIRECT_BYTES = 1 << 20  # ranges above go into the engine's buffer without a copy
-_PIECE_BYTES = 1 << 20
+_DIRECT_BYTES = PIECE_BYTES + 1  # smaller ranges fit the engine's buffer at once
 _CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
 
 _PASSING = frozenset(
@@ -64,6 +65,12 @@ class S3Store(ObjectStore):
         )
         self.limits = Limits()
 
+    def moved(self, address: BucketAddress) -> S3Store:
+        """As for every object store."""
+        other = super().moved(address)
+        other._address = address
+        return other
+
     def begin(self, key: str, size: int) -> S3Upload:
         """A multipart upload; its first part opens it."""
         return S3Upload(self, self._address.bucket, self._path(key), key, size)
@@ -72,8 +79,37 @@ class S3Store(ObjectStore):
         """Fill the buffer with one request."""
         if len(into) < _DIRECT_BYTES:
             super().read_range(key, offset, into)
-        else:
-            self.request("get", key, lambda: self._fill(key, offset, into))
+            return
+        at = 0
+
+        def place(piece: memoryview) -> None:
+            nonlocal at
+            into[at : at + len(piece)] = piece
+            at += len(piece)
+
+        self.read_pieces(key, offset, len(into), memoryview(bytearray(PIECE_BYTES)), place)
+
+    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+        """Hand on a range as it comes, with one request."""
+        if size < _DIRECT_BYTES:
+            super().read_range(key, offset, scratch[:size])
+            take(scratch[:size])
+            return
+        wanted = f"bytes={offset}-{offset + size - 1}"
+        arguments = {"Bucket": self._address.bucket, "Key": self._path(key), "Range": wanted}
+        answer = self.request("get", key, lambda: self.boto.get_object(**arguments))
+        with contextlib.closing(answer["Body"]) as body:
+            if answer["ContentLength"] < size:
+                raise self.short(key, offset, answer["ContentLength"], size)
+            filled = 0
+            while filled < size:
+                count = self._receive(key, body, scratch[: size - filled])
+                if count == 0:
+                    cut = boto.IncompleteReadError(actual_bytes=filled, expected_bytes=size)
+                    raise self._boto_failed("get", key, cut)
+                self.counters.add(fetched=count, requests=0)
+                filled += count
+                take(scratch[:count])
 
     def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Multipart uploads that were opened and neither completed nor aborted."""
@@ -112,21 +148,11 @@ class S3Store(ObjectStore):
             return explain_s3(client_error, self._attempt(operation, key)).error()
         return super().explain(operation, key, status, code, self._grant.secrets.redact(said), error)
 
-    def _fill(self, key: str, offset: int, into: memoryview) -> None:
-        wanted = f"bytes={offset}-{offset + len(into) - 1}"
-        answer = self.boto.get_object(Bucket=self._address.bucket, Key=self._path(key), Range=wanted)
-        body, filled = answer["Body"], 0
+    def _receive(self, key: str, body: Any, into: memoryview) -> int:
         try:
-            if answer["ContentLength"] < len(into):
-                raise self.short(key, offset, answer["ContentLength"], len(into))
-            while filled < len(into):
-                count = body.readinto(into[filled : filled + _PIECE_BYTES])
-                if count == 0:
-                    raise boto.IncompleteReadError(actual_bytes=filled, expected_bytes=len(into))
-                filled += count
-        finally:
-            self.counters.add(fetched=filled, requests=0)
-            body.close()
+            return int(body.readinto(into))
+        except _FAILURES as error:
+            raise self._boto_failed("get", key, error) from error
 
     def _boto_failed(self, operation: str, key: str, error: Exception) -> Exception:
         if isinstance(error, errors.StorageError):
@@ -159,9 +185,7 @@ class S3Store(ObjectStore):
 def _reopen(
     address: BucketAddress, mode: Mode, source: str, env_vars: tuple[tuple[str, str], ...], read_timeout: float
 ) -> S3Store:
-    # Secret values do not travel: in mode env they are in this process's environment, which only ambient reads.
-    mode = "ambient" if mode == "env" else mode
-    return S3Store(address, Grant(mode, source, "as pickled", env_vars), read_timeout=read_timeout)
+    return S3Store(address, carried(mode, source, env_vars), read_timeout=read_timeout)
 
 
 def _configure(session: Any, secure: bool) -> None:

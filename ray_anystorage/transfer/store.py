@@ -10,12 +10,14 @@ any :class:`ray_anystorage.errors.StorageError` ends the transfer at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from ray_anystorage.errors import RequestError
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
+
+Take = Callable[[memoryview], None]  # what it is given is good until it returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,17 @@ class Limits:
         Parts of one upload, at most.
     requests
         Requests at once that still help.
+    copy_bytes
+        The largest object that ``copy`` spares sending; 0 where the store cannot copy without moving the bytes.
+    in_pieces
+        Whether the bytes of a part may come by several calls of ``Upload.part``, so that nobody holds all of them.
     """
 
     single_bytes: int = CHUNK_BYTES
     max_parts: int = 10_000
     requests: int = 32
+    copy_bytes: int = 5 << 30
+    in_pieces: bool = False
 
 
 class Upload(Protocol):
@@ -68,6 +76,12 @@ class Store(Protocol):
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from an object; ``ShortReadError`` where it ends before."""
+
+    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+        """Hand on ``size`` bytes of an object in order, as they come; ``ShortReadError`` where it ends before.
+
+        ``scratch`` may be used to receive them. What ``take`` raises goes through unchanged.
+        """
 
     def size(self, key: str) -> int:
         """Bytes; ``ObjectMissingError`` where there is none."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from ray_anystorage.errors import ObjectMissingError, SourceChangedError, StorageError
 from ray_anystorage.transfer.budget import Cancel
-from ray_anystorage.transfer.digest import chunks_of, digest_file, file_digest
+from ray_anystorage.transfer.digest import PIECE_BYTES, ChunkHasher, chunks_of, chunks_of_file, file_digest
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.session import Session
@@ -23,9 +24,11 @@ _ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 class Sending:
     """One call of :func:`ray_anystorage.transfer.engine.upload`."""
 
-    def __init__(self, session: Session, files: Sequence[Outgoing]) -> None:
+    def __init__(
+        self, session: Session, files: Sequence[Outgoing], on_stored: Callable[[Stored], None] | None = None
+    ) -> None:
         self._session = session
-        self._files = [_File(session, file) for file in files]
+        self._files = [_File(session, file, on_stored) for file in files]
 
     def run(self, already: Collection[Stored]) -> tuple[Stored, ...]:
         """Send what is not there yet, and tell what the store then holds, in the order of the files."""
@@ -34,7 +37,7 @@ class Sending:
             self._reuse(already)
             to_send = sorted((f for f in self._files if f.stored is None), key=lambda f: -f.file.size)
             threads = session.threads(sum(len(file.parts) for file in to_send))
-            run_tasks(self._tasks(to_send), threads, session.cancel)
+            run_tasks(self._tasks(to_send), threads, session.cancel, session.budget.wanted)
             session.store.settle()
         except BaseException:
             self._abort()
@@ -46,11 +49,14 @@ class Sending:
         for stored in already:
             known.setdefault(stored.size, []).append(stored)
         tasks = [partial(file.reuse, known[file.file.size]) for file in self._files if file.file.size in known]
-        run_tasks(tasks, self._session.threads(len(tasks)), self._session.cancel)
+        session = self._session
+        run_tasks(tasks, session.threads(len(tasks)), session.cancel, session.budget.wanted)
 
     def _tasks(self, files: list[_File]) -> Iterator[Task]:
         # Only one buffer size per call: whatever one file lets go of, the next can take.
         block = max((part.size for file in files for part in file.parts), default=0)
+        if self._session.store.limits.in_pieces:
+            block = PIECE_BYTES
         for file in files:
             if file.file.size <= self._session.store.limits.single_bytes:
                 yield partial(file.send_whole, block)
@@ -65,28 +71,30 @@ class Sending:
 class _File:
     """One file under way; ``stored`` is set when the store has it."""
 
-    def __init__(self, session: Session, file: Outgoing) -> None:
+    def __init__(self, session: Session, file: Outgoing, on_stored: Callable[[Stored], None] | None) -> None:
         check_key(file.key)
         self.file = file
         self.parts = split(file.size, session.store.limits.max_parts)
         self.stored: Stored | None = None
         self._session = session
+        self._on_stored = on_stored
         self._upload: Upload | None = None
         self._chunks: dict[int, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     def reuse(self, known: Collection[Stored]) -> None:
         """Take what the store holds already, under this key or another, if it is what this file holds now."""
-        size, digest, chunks = digest_file(self.file.path)
-        same = {stored.key for stored in known if stored.digest == digest and stored.size == size}
-        store = self._session.store
+        store, size = self._session.store, self.file.size
+        if size > store.limits.copy_bytes:
+            known = [stored for stored in known if stored.key == self.file.key]
+        same = {stored.key: stored for stored in _same_content(self.file.path, known)}
         for key in sorted(same, key=lambda key: key != self.file.key):
             with contextlib.suppress(ObjectMissingError):
                 if self._session.persist(partial(store.size, key)) != size:
                     continue
                 if key != self.file.key:
                     self._session.persist(partial(store.copy, key, self.file.key))
-                self.stored = Stored(self.file.key, size, digest, chunks, sent=False)
+                self._is_stored(replace(same[key], key=self.file.key, sent=False))
                 self._session.advance(size)
                 return
 
@@ -102,9 +110,10 @@ class _File:
         """Send one part; the one that ends last commits."""
         upload = self._begun()
         with self._session.buffer(block) as buffer:
-            data = self._read(part, buffer)
-            chunks = chunks_of(data)
-            self._session.persist(partial(upload.part, part.index, part.offset, data))
+            if self._session.store.limits.in_pieces:
+                chunks = self._session.persist(partial(self._send_in_pieces, upload, part, memoryview(buffer)))
+            else:
+                chunks = self._send_at_once(upload, part, buffer)
         self._session.advance(part.size)
         with self._lock:
             self._chunks[part.index] = chunks
@@ -112,6 +121,25 @@ class _File:
         if complete:
             self._session.persist(upload.commit)
             self._done(tuple(chunk for index in range(len(self.parts)) for chunk in self._chunks[index]), advance=False)
+
+    def _send_at_once(self, upload: Upload, part: Part, buffer: bytearray) -> tuple[str, ...]:
+        data = self._read(part, buffer)
+        chunks = chunks_of(data)
+        self._session.persist(partial(upload.part, part.index, part.offset, data))
+        return chunks
+
+    def _send_in_pieces(self, upload: Upload, part: Part, scratch: memoryview) -> tuple[str, ...]:
+        hasher, at, end = ChunkHasher(), part.offset, part.offset + part.size
+        chunks: list[str] = []
+        with self._opened() as descriptor:
+            while at < end:
+                self._session.cancel.check()
+                piece = scratch[: end - at]
+                self._fill(descriptor, at, piece)
+                chunks += hasher.update(piece)
+                upload.part(part.index, at, piece)
+                at += len(piece)
+        return (*chunks, *hasher.rest())
 
     def abort(self) -> None:
         """Take back what was begun and not committed. A store that fails here keeps it, for ``unfinished`` to find."""
@@ -127,23 +155,36 @@ class _File:
 
     def _done(self, chunks: tuple[str, ...], *, advance: bool = True) -> None:
         file = self.file
-        self.stored = Stored(file.key, file.size, file_digest(file.size, chunks), chunks)
+        self._is_stored(Stored(file.key, file.size, file_digest(file.size, chunks), chunks))
         if advance:
             self._session.advance(file.size)
 
+    def _is_stored(self, stored: Stored) -> None:
+        self.stored = stored
+        if self._on_stored is not None:
+            self._on_stored(stored)
+
     def _read(self, part: Part, buffer: bytearray) -> bytearray | memoryview:
         view = memoryview(buffer)[: part.size]
+        with self._opened() as descriptor:
+            self._fill(descriptor, part.offset, view)
+        return buffer if part.size == len(buffer) else view
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
         descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            filled = 0
-            while filled < part.size:
-                count = os.preadv(descriptor, [view[filled:]], part.offset + filled)
-                if count == 0:
-                    raise self._shrunk(part.offset + filled)
-                filled += count
+            yield descriptor
         finally:
             os.close(descriptor)
-        return buffer if part.size == len(buffer) else view
+
+    def _fill(self, descriptor: int, offset: int, view: memoryview) -> None:
+        filled = 0
+        while filled < len(view):
+            count = os.preadv(descriptor, [view[filled:]], offset + filled)
+            if count == 0:
+                raise self._shrunk(offset + filled)
+            filled += count
 
     def _shrunk(self, end: int) -> SourceChangedError:
         return SourceChangedError(
@@ -153,3 +194,14 @@ class _File:
             tried=f"read it to store it as {self.file.key}",
             remedy="leave the files of a checkpoint alone until it is saved",
         )
+
+
+def _same_content(path: str, known: Collection[Stored]) -> list[Stored]:
+    """Those of the known that are what the file holds; reads no further than the first chunk that none of them has."""
+    left, count = list(known), 0
+    for chunk in chunks_of_file(path) if known else ():
+        left = [stored for stored in left if stored.chunks[count : count + 1] == (chunk,)]
+        count += 1
+        if not left:
+            break
+    return [stored for stored in left if len(stored.chunks) == count]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ray_anystorage.transfer.budget import Cancel
 
 Task = Callable[[], None]
 
 
-def run_tasks(tasks: Iterable[Task], threads: int, cancel: Cancel) -> None:
+def run_tasks(tasks: Iterable[Task], threads: int, cancel: Cancel, wanted: Callable[[], int] | None = None) -> None:
     """Run every task; when this returns or raises, no thread is left.
 
     Parameters
@@ -21,43 +21,63 @@ def run_tasks(tasks: Iterable[Task], threads: int, cancel: Cancel) -> None:
         Tasks at once, at most.
     cancel
         Set here when a task fails, so that the others end.
+    wanted
+        How many threads are of use now, where that is not known before.
 
     Raises
     ------
     BaseException
         What the first failing task raised.
     """
-    source, lock = iter(tasks), threading.Lock()
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while not cancel.is_set:
-                with lock:
-                    task = next(source, None)
-                if task is None:
-                    return
-                task()
-        except BaseException as error:  # noqa: BLE001 - it is raised below, in the caller's thread
-            failures.append(error)
-            cancel.set()
-
-    running = [threading.Thread(target=work, name=f"anystorage-transfer-{i}") for i in range(threads)]
+    crew = _Crew(iter(tasks), threads, cancel, wanted or (lambda: threads))
     try:
-        for thread in running:
-            thread.start()
+        crew.grow()
     except BaseException:
         cancel.set()
         raise
     finally:
-        _join(running, cancel)
-    if failures:
-        raise failures[0]
+        _join(crew.threads, cancel)
+    if crew.failures:
+        raise crew.failures[0]
     cancel.check()
 
 
+class _Crew:
+    """Threads, of which each starts another as long as one more is of use."""
+
+    def __init__(self, source: Iterator[Task], most: int, cancel: Cancel, wanted: Callable[[], int]) -> None:
+        self.threads: list[threading.Thread] = []
+        self.failures: list[BaseException] = []
+        self._source, self._most, self._cancel, self._wanted = source, most, cancel, wanted
+        self._dry = False
+        self._lock = threading.Lock()
+
+    def grow(self) -> None:
+        with self._lock:
+            if not self._dry and len(self.threads) < min(self._most, self._wanted()):
+                name = f"anystorage-transfer-{len(self.threads)}"
+                thread = threading.Thread(target=self._work, name=name)
+                thread.start()
+                self.threads.append(thread)
+
+    def _work(self) -> None:
+        try:
+            while not self._cancel.is_set and (task := self._next()) is not None:
+                self.grow()
+                task()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+            self.failures.append(error)
+            self._cancel.set()
+
+    def _next(self) -> Task | None:
+        with self._lock:
+            task = next(self._source, None)
+            self._dry = task is None
+            return task
+
+
 def _join(threads: list[threading.Thread], cancel: Cancel) -> None:
-    for thread in threads:
+    for thread in threads:  # the list grows while they run, but not after the last of them has ended
         while thread.ident is not None and thread.is_alive():
             try:
                 thread.join()

@@ -27,7 +27,7 @@ def build_tune_run_config(
     is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
     """
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
-    resolved = resolve(request, credentials=credentials, nodes=nodes)
+    resolved = resolve(request, credentials=credentials, nodes=nodes, spills=False)
     recipe = storage_recipe(resolved)
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())

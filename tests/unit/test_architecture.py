@@ -23,7 +23,7 @@ LAYERS = (
     {"settings", "estimate"},
     {"policy", "credentials", "transfer", "discovery", "diagnosis", "home", "cluster", "testing"},
     {"checkpoint"},
-    {"resolve", "recipe"},
+    {"resolve", "recipe", "origin", "runs"},
     {"train", "tune"},
     {"api"},
     {"__init__"},

@@ -33,27 +33,6 @@ def run_one(budget: Budget, error: Exception | None = None) -> None:
         pass
 
 
-def test_requests_at_once_start_small_and_grow_to_the_bound() -> None:
-    budget = Budget(requests=20, first_requests=4)
-    limits = []
-    for _ in range(30):
-        run_one(budget)
-        limits.append(budget.limit)
-    assert limits == [min(20, 5 + i) for i in range(30)]
-
-
-def test_throttling_halves_and_success_grows_back_slowly() -> None:
-    budget = Budget(requests=32, first_requests=16)
-    run_one(budget, transient(throttled=True))
-    assert (budget.limit, budget.lowest_limit, budget.cuts) == (8, 8, 1)
-    for _ in range(8):
-        run_one(budget)
-    assert 8.9 < budget.limit < 9.1  # one more for a round of eight
-    for _ in range(5):
-        run_one(budget, transient(throttled=True))
-    assert budget.limit == budget.lowest_limit == 1
-
-
 def test_requests_under_way_together_halve_it_once() -> None:
     budget, cancel = Budget(requests=8, first_requests=8), Cancel()
     all_started = threading.Barrier(8)
@@ -69,6 +48,15 @@ def test_requests_under_way_together_halve_it_once() -> None:
     for thread in threads:
         thread.join()
     assert (budget.limit, budget.cuts) == (4, 1)
+
+
+def test_success_after_throttling_grows_back() -> None:
+    budget = Budget(requests=32, first_requests=16)
+    run_one(budget, transient(throttled=True))
+    for _ in range(40):
+        run_one(budget)
+    assert budget.lowest_limit == 8
+    assert 11 < budget.limit < 13
 
 
 def test_other_failures_do_not_slow_down() -> None:
@@ -177,6 +165,28 @@ def test_waiting_ends_when_cancelled_even_by_a_parent() -> None:
     other = Cancel(parent)
     assert other.is_set
     assert not Cancel().is_set
+
+
+def test_no_more_threads_than_are_wanted() -> None:
+    wanted, running, most, lock = 2, 0, {2: 0, 5: 0}, threading.Lock()
+    together = threading.Barrier(5)
+
+    def task(number: int) -> None:
+        nonlocal running, wanted
+        with lock:
+            running += 1
+            most[wanted] = max(most[wanted], running)
+            if number == 9:
+                wanted = 5
+        if number >= 20:
+            together.wait(10)  # it breaks, and the test fails, unless five run together
+        with lock:
+            running -= 1
+
+    tasks = ((lambda n=n: task(n)) for n in range(30))
+    run_tasks(tasks, 8, Cancel(), lambda: wanted)
+    assert most[2] <= 2
+    assert most[5] == 5
 
 
 def test_the_first_failure_ends_all_tasks() -> None:

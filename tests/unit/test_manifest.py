@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, check_path, is_manifest, read_manifest
+from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, check_path, manifest_attempt, read_manifest
 from ray_anystorage.errors import ManifestError, ManifestTooNewError
 
 CHUNK = 8
@@ -37,7 +37,7 @@ def test_what_is_written_reads_back(files: list[FileEntry], location: str | None
         *files, location=location and location.encode("utf-8", "ignore").decode(), directories=("empty",)
     )
     assert read_manifest(written.name, written.to_bytes()) == written
-    assert is_manifest(written.name)
+    assert manifest_attempt(written.name) == written.attempt
     assert written.size == sum(file.size for file in files)
 
 
@@ -98,4 +98,4 @@ def test_a_newer_format_is_refused_with_the_remedy() -> None:
     "name", ["manifest.json", "manifest-a1-0-of-2.json.tmp", "../manifest-a1-0-of-2.json", "commit.json"]
 )
 def test_other_files_are_no_manifests(name: str) -> None:
-    assert not is_manifest(name)
+    assert manifest_attempt(name) is None

@@ -200,8 +200,92 @@ def test_the_reason_for_the_local_disk_does_not_deny_a_mount_that_is_there() -> 
     assert decide(environment(place("local"), failed("cluster")), Request("r", 60 * GB)).tier == "local"
 
 
+GRANTED = replace(
+    EVERYTHING,
+    env_vars=(("AWS_REGION", "eu-west-1"),),
+    secret_names=("AWS_SECRET_ACCESS_KEY",),
+    credentials="env: keys",
+)
+BUCKET = BucketAddress("s3", "bucket", "org/artifacts")
+
+
+@pytest.mark.parametrize("tier", [*NFS_TIERS, "local"])
+def test_a_run_on_a_mount_spills_into_the_bucket(tier: Tier) -> None:
+    plan = decide(replace(GRANTED, nodes=1), Request("r", 1 * GB, 2, tier=tier))
+    assert (plan.tier, plan.checkpoint_tier, plan.spill, plan.bucket) == (tier, tier, BUCKET, None)
+    assert (plan.env_vars, plan.secret_names) == ({"AWS_REGION": "eu-west-1"}, ("AWS_SECRET_ACCESS_KEY",))
+    assert plan.credentials == "env: keys"
+    assert (
+        f"(of 1 GB, 2 kept) lies in {tier} storage, or in artifact storage (s3://bucket/org/artifacts/spilled) when it "
+        "is over 10 GB or the mount cannot take it."
+    ) in plan.explain()
+    assert "AWS_SECRET_ACCESS_KEY=***" in plan.explain()
+    said = plan.to_dict()
+    assert (said["spill"], said["threshold"]) == ("s3://bucket/org/artifacts/spilled", 10 * GB)
+
+
+def test_a_run_in_the_bucket_or_without_one_spills_nowhere() -> None:
+    in_bucket = decide(GRANTED, Request("r", 60 * GB))
+    assert (in_bucket.spill, in_bucket.bucket, in_bucket.to_dict()["spill"]) == (None, BUCKET, None)
+    without = decide(replace(GRANTED, places=environment(place("cluster")).places), Request("r", GB))
+    assert (without.spill, without.env_vars, without.secret_names) == (None, {}, ())
+    assert without.credentials == "none needed"
+    assert "lie in cluster storage." in without.explain()
+    assert not any("bucket" in note for note in without.notes)
+
+
+def test_a_bucket_that_cannot_be_used_takes_nothing_and_the_plan_says_why() -> None:
+    found = replace(GRANTED, bucket_obstacle="static keys are the only credentials.")
+    plan = decide(found, Request("r", GB))
+    assert (plan.tier, plan.spill, plan.env_vars, plan.secret_names) == ("cluster", None, {}, ())
+    assert plan.credentials == "none needed"
+    said = (
+        "Checkpoints stay in cluster storage, also large ones, because the bucket (s3://bucket/org/artifacts) cannot "
+    )
+    assert f"{said}take them: static keys are the only credentials." in plan.notes
+    assert decide(found, Request("r", 60 * GB)).tier == "artifact", "whether it serves as a home is checked elsewhere"
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_home_on_nfs_leaves_large_checkpoints_to_the_bucket(forced: bool) -> None:
+    tight = environment(place("cluster", free=30 * GB), place("artifact"))
+    homes = () if forced else (RunHome("r", "cluster", "/mnt/cluster_storage/r"),)
+    request = Request("r", 60 * GB, 1, tier="cluster" if forced else None)
+    plan = decide(replace(tight, homes=homes), request)
+    assert (plan.tier, plan.checkpoint_tier, plan.spill) == ("cluster", "artifact", BUCKET)
+    data = "Checkpoints of 60 GB are over 10 GB, so their data goes to the bucket (s3://bucket/org/artifacts/spilled)."
+    assert plan.reasons[1:] == (data,)
+    assert not any("slow on NFS" in note or "out of space" in note for note in plan.notes)
+    alone = replace(tight, homes=homes, bucket_obstacle="no answer")
+    if forced:
+        with pytest.raises(errors.TierUnavailableError, match="are free"):
+            decide(alone, request)
+    else:
+        notes = " ".join(decide(alone, request).notes)
+        assert "slow on NFS" in notes
+        assert "out of space" in notes
+
+
+def test_what_does_not_fit_goes_to_the_bucket_and_the_plan_says_so() -> None:
+    homes = (RunHome("r", "cluster", "/mnt/cluster_storage/r"),)
+    found = replace(environment(place("cluster", free=GB), place("artifact")), homes=homes)
+    plan = decide(found, Request("r", GB))
+    assert plan.checkpoint_tier == "cluster"
+    assert any(note.endswith("What does not fit then goes to the bucket.") for note in plan.notes)
+    assert not any(
+        "does not fit then" in note for note in decide(replace(found, bucket_obstacle="x"), Request("r", GB)).notes
+    )
+
+
+def test_the_folder_of_spilled_data_is_no_name_of_a_run() -> None:
+    with pytest.raises(errors.InvalidNameError, match="'spilled' is reserved for the checkpoints that a mount"):
+        Request("spilled")
+
+
 def test_plans_pickle_and_are_json_and_take_under_10_ms() -> None:
     request = Request("r", 60 * GB, 2)
+    plan = decide(EVERYTHING, Request("r", GB))
+    assert pickle.loads(pickle.dumps(plan)) == plan
     plan = decide(EVERYTHING, request)
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert json.loads(json.dumps(plan.to_dict()))["tier"] == "artifact"
@@ -227,7 +311,9 @@ places_of = {
 }
 names = st.one_of(
     st.text(max_size=40),
-    st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "artifacts", " ", "%2e", "s3:"]), max_size=6).map("".join),
+    st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "artifacts", "spilled", " ", "%2e", "s3:"]), max_size=6).map(
+        "".join
+    ),
 )
 
 
@@ -255,12 +341,13 @@ requests = st.builds(
     requests,
     st.one_of(st.none(), st.integers(1, 5)),
     st.sets(st.sampled_from(TIERS), max_size=2),
+    st.sampled_from([None, "no credentials"]),
 )
 def test_the_policy_keeps_its_promises(
-    places: tuple[Place, ...], request: Request, nodes: int | None, home_tiers: set[Tier]
+    places: tuple[Place, ...], request: Request, nodes: int | None, home_tiers: set[Tier], obstacle: str | None
 ) -> None:
     homes = tuple(RunHome(request.name or "", tier, f"{ROOTS[tier]}/{request.name}") for tier in sorted(home_tiers))
-    found = Environment(places, nodes=nodes, homes=homes)
+    found = Environment(places, nodes=nodes, homes=homes, env_vars=(("NAME", "value"),), bucket_obstacle=obstacle)
     try:
         plan = decide(found, request)
     except (errors.PlanError, errors.StorageError) as error:
@@ -281,6 +368,9 @@ def test_the_policy_keeps_its_promises(
         assert plan.tier not in NFS_TIERS, "NFS over the threshold"
     assert plan.tier == request.tier or request.tier is None
     assert not (plan.tier == "local" and (nodes or 1) > 1)
+    assert plan.checkpoint_tier in (plan.tier, "artifact" if plan.spill else plan.tier)
+    assert plan.spill is None or (plan.tier != "artifact" and obstacle is None), "no bucket to spill into"
+    assert bool(plan.env_vars) == bool(plan.spill or plan.bucket), "the workers get what their bucket needs"
     assert {plan.tier, *(r.tier for r in plan.rejected)} == set(TIERS), "a tier without a word"
     assert plan.explain()
     json.dumps(plan.to_dict())

@@ -21,6 +21,7 @@ def test_nothing_said_gives_the_platforms_defaults() -> None:
     for found in settings.locations:
         assert found == Location(found.tier, DEFAULT_MOUNTS[found.tier], "default mount", False)
     assert (settings.threshold, settings.probe_timeout, settings.call_timeout) == (10 * 10**9, 5.0, 60.0)
+    assert settings.cache_share == 0.2
     assert (settings.region, settings.endpoint, settings.credentials) == (None, None, None)
 
 
@@ -93,11 +94,12 @@ def test_other_settings() -> None:
             "RAY_ANYSTORAGE_CREDENTIALS": "ambient",
             "RAY_ANYSTORAGE_PROBE_TIMEOUT": "0.5",
             "RAY_ANYSTORAGE_CALL_TIMEOUT": "7",
+            "RAY_ANYSTORAGE_CACHE_SHARE": "0",
             "ANYSCALE_CLOUD_STORAGE_BUCKET": "plat",
         }
     )
     assert (settings.threshold, settings.credentials) == (5 * 2**30, "ambient")
-    assert (settings.probe_timeout, settings.call_timeout) == (0.5, 7.0)
+    assert (settings.probe_timeout, settings.call_timeout, settings.cache_share) == (0.5, 7.0, 0.0)
     assert settings.platform_bucket == "plat"
 
 
@@ -136,6 +138,13 @@ def test_artifact_root_that_is_no_uri(root: str) -> None:
 def test_bad_time(name: str, seconds: str) -> None:
     with pytest.raises(SettingsError, match=f"RAY_ANYSTORAGE_{name}='{seconds}' is not a time in seconds"):
         read_settings({f"RAY_ANYSTORAGE_{name}": seconds})
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.01", "20%", "nan", "inf", "half"])
+def test_bad_share(share: str) -> None:
+    said = f"RAY_ANYSTORAGE_CACHE_SHARE='{share}' is not a share of the local disk: expected a number from 0"
+    with pytest.raises(SettingsError, match=said):
+        read_settings({"RAY_ANYSTORAGE_CACHE_SHARE": share})
 
 
 def test_bad_threshold() -> None:

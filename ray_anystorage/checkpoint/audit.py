@@ -1,0 +1,188 @@
+"""Verifying a stored checkpoint for a person: where it lies, how its save went, and whether it is good."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ray_anystorage.checkpoint.contents import Contents
+from ray_anystorage.checkpoint.manifest import FOLDER, Manifest
+from ray_anystorage.checkpoint.read import manifests_of, quarantine, read_contents
+from ray_anystorage.checkpoint.record import DAMAGED, RECORD, damaged_key
+from ray_anystorage.checkpoint.restore import Sources, verify_in_place, verify_listed, verify_stored
+from ray_anystorage.checkpoint.small_files import names_below, patiently
+from ray_anystorage.errors import (
+    AnyStorageError,
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    CheckpointMissingError,
+    ManifestError,
+    RankConflictError,
+    StorageError,
+)
+from ray_anystorage.transfer.store import Store
+
+logger = logging.getLogger("ray.train.anystorage")
+
+State = Literal["ok", "not verifiable", "damaged", "never committed", "not readable", "deleted meanwhile"]
+_GOOD = ("ok", "not verifiable", "deleted meanwhile")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What verifying one checkpoint found.
+
+    Attributes
+    ----------
+    checkpoint
+        Its name.
+    state, reason
+        ``"not verifiable"`` is one that nobody hashed: its files are there. ``"not readable"`` says nothing about the
+        data. The reason is ``None`` where it is good.
+    size
+        Bytes of data.
+    ranks, world_size
+        How many ranks saved something, and of how many; 0 where that is not known.
+    places
+        URI of each folder that holds data.
+    seconds
+        That the slowest rank's data took to be stored; ``None`` where that is not known.
+    detours
+        Why data lies elsewhere than it was to go, by rank.
+    mark
+        What became of the word that it is damaged: ``"lifted"``, ``"set"``, or ``None`` where it stays as it was.
+    """
+
+    checkpoint: str
+    state: State
+    reason: str | None = None
+    size: int = 0
+    ranks: int = 0
+    world_size: int = 0
+    places: tuple[str, ...] = ()
+    seconds: float | None = None
+    detours: tuple[tuple[int, str], ...] = ()
+    mark: Literal["lifted", "set"] | None = None
+
+    @property
+    def good(self) -> bool:
+        """True where nothing wrong was found."""
+        return self.state in _GOOD
+
+    @property
+    def speed(self) -> int | None:
+        """Bytes per second of the save, all ranks together, or ``None``."""
+        return round(self.size / self.seconds) if self.seconds and self.size else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        detours = [{"rank": rank, "reason": reason} for rank, reason in self.detours]
+        return {**asdict(self), "bytes_per_second": self.speed, "detours": detours, "places": list(self.places)}
+
+
+def recorded(home: Store) -> frozenset[str]:
+    """Every checkpoint of a run home that has a commit record."""
+    ending = f"/{FOLDER}/{RECORD}"
+    keys = (key for key, _ in patiently(lambda: list(home.list(""))) if key.endswith(ending))
+    return frozenset(name for key in keys if "/" not in (name := key.removesuffix(ending)))
+
+
+def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: bool = True) -> Finding:
+    """Verify a checkpoint wherever its data lies.
+
+    One that turns out to be damaged is marked, so that no run resumes from it. One that was marked before and is good,
+    byte by byte, loses its mark.
+
+    Parameters
+    ----------
+    directory
+        Its folder where the run home is on a mount; ``None`` in a bucket.
+    content
+        False compares sizes alone, which reads no data and lifts no mark.
+
+    Raises
+    ------
+    StorageError
+        The run home cannot be read.
+    """
+    home = sources.home
+    names = names_below(home, f"{checkpoint}/{FOLDER}")
+    try:
+        contents = read_contents(home, checkpoint, even_damaged=content)
+        own = [m for m in manifests_of(home, checkpoint, names) if m.attempt == contents.attempt]
+    except CheckpointIncompleteError as error:
+        committed = RECORD in names
+        return Finding(checkpoint, "damaged" if committed else "never committed", error.message)
+    except (CheckpointCorruptedError, CheckpointMissingError, ManifestError, RankConflictError) as error:
+        return Finding(checkpoint, "damaged", error.message)
+    found = _described(sources, contents, own)
+    try:
+        fault = _fault(sources, contents, directory, content=content)
+    except (AnyStorageError, OSError) as error:
+        return replace(found, state="not readable", reason=str(error))
+    if fault is None:
+        lifted = content and contents.verifiable and DAMAGED in names and _lift(home, checkpoint)
+        return replace(found, mark="lifted" if lifted else None)
+    if not _as_before(home, contents):
+        return replace(found, state="deleted meanwhile", reason="it was deleted or saved again while it was read")
+    return replace(found, state="damaged", reason=fault, mark="set" if _mark(home, checkpoint, fault) else None)
+
+
+def _described(sources: Sources, contents: Contents, manifests: Sequence[Manifest]) -> Finding:
+    folder = f"{sources.home.uri}/{contents.checkpoint}"
+    return Finding(
+        checkpoint=contents.checkpoint,
+        state="ok" if contents.verifiable and contents.attempt else "not verifiable",
+        reason=None if contents.attempt else "this package did not store it, so that there are no digests",
+        size=contents.size,
+        ranks=len(contents.ranks),
+        world_size=contents.world_size,
+        places=tuple(location or folder for location in contents.locations),
+        seconds=max((manifest.seconds for manifest in manifests), default=None),
+        detours=contents.detours,
+    )
+
+
+def _fault(sources: Sources, contents: Contents, directory: str | None, *, content: bool) -> str | None:
+    """What is wrong with the data, all places together; ``None`` where nothing is."""
+    faults = []
+    for location in contents.locations:
+        part = replace(contents, files=tuple(file for file in contents.files if file.location == location))
+        try:
+            if location is None and directory is not None:
+                verify_in_place(part, directory, content=content)
+            elif content:
+                verify_stored(sources, part)
+            else:
+                verify_listed(sources, part)
+        except CheckpointCorruptedError as error:
+            faults.append(error.message)
+    return "; ".join(faults) or None
+
+
+def _as_before(home: Store, contents: Contents) -> bool:
+    """Whether a checkpoint is still the one that was read: retention may have deleted it meanwhile."""
+    try:
+        return read_contents(home, contents.checkpoint, even_damaged=True).attempt == contents.attempt
+    except (CheckpointIncompleteError, CheckpointMissingError):
+        return False
+
+
+def _mark(home: Store, checkpoint: str, fault: str) -> bool:
+    try:
+        quarantine(home, checkpoint, fault)
+    except (StorageError, OSError) as error:
+        logger.warning("that checkpoint %s is damaged could not be noted: %s", checkpoint, error)
+        return False
+    return True
+
+
+def _lift(home: Store, checkpoint: str) -> bool:
+    try:
+        patiently(lambda: home.delete([damaged_key(checkpoint)]))
+    except (StorageError, OSError) as error:
+        logger.warning("checkpoint %s is good, and the word that it is not could not be removed: %s", checkpoint, error)
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""What the processes of one node share: a folder on its own disk, with the cache and the word of what was verified."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ray_anystorage.checkpoint.cache import NodeCache
+from ray_anystorage.settings import DEFAULT_CACHE_SHARE, read_settings
+
+_OLD = 7 * 24 * 3600.0  # seconds after which what another session verified is forgotten
+_state: dict[int, Node] = {}  # by process: a fork starts anew
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """This process's place on its node.
+
+    Attributes
+    ----------
+    folder
+        Of this user, on the node's own disk.
+    session
+        The attempt of the run, or this process where there is none. What was verified counts within a session.
+    cache_share
+        Share of the disk that the cache may take; 0 turns it off.
+    """
+
+    folder: str
+    session: str
+    cache_share: float = DEFAULT_CACHE_SHARE
+
+    @property
+    def cache(self) -> NodeCache | None:
+        """The cache, or ``None`` where it is turned off."""
+        return NodeCache(os.path.join(self.folder, "cache"), share=self.cache_share) if self.cache_share else None
+
+    @property
+    def slots(self) -> str:
+        """The folder where processes meet that write to the same mount."""
+        return os.path.join(self.folder, "slots")
+
+    def once(self, what: str, action: Callable[[], None]) -> None:
+        """Run an action once in this session by one process of the node; the others wait for it.
+
+        Where it raises, the next one that asks runs it again.
+        """
+        folder = os.path.join(self.folder, "verified", _digest(self.session))
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with open(os.path.join(folder, _digest(what)), "a+b") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            if mark.tell() == 0:
+                action()
+                mark.write(b"done")
+
+    def forget_old(self) -> None:
+        """Remove what sessions of long ago verified."""
+        folder = os.path.join(self.folder, "verified")
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(folder):
+                if time.time() - entry.stat().st_mtime > _OLD:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def node_folder(root: str | None = None) -> str:
+    """The folder of this user below a root: ``local`` storage, or the system's temporary directory where ``None``."""
+    return os.path.join(root or tempfile.gettempdir(), f"anystorage-{os.getuid()}")
+
+
+def enter(node: Node) -> None:
+    """Set this process's place."""
+    _state[os.getpid()] = node
+
+
+def current() -> Node:
+    """This process's place: what was set, or ``local`` storage where there is some, and a session of its own."""
+    known = _state.get(os.getpid())
+    if known is None:
+        settings = read_settings()
+        local = next((place.root for place in settings.locations if place.tier == "local"), None)
+        root = local if local and os.access(local, os.W_OK | os.X_OK) else None
+        known = Node(node_folder(root), f"process-{os.getpid()}-{time.monotonic_ns()}", settings.cache_share)
+        _state[os.getpid()] = known
+    return known
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

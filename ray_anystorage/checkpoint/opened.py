@@ -1,0 +1,230 @@
+"""Opening a stored checkpoint on this node: the node's cache, else the mount in place, else one download per node."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Literal
+
+from ray_anystorage.checkpoint.cache import CachedFile, Entry
+from ray_anystorage.checkpoint.contents import Contents
+from ray_anystorage.checkpoint.manifest import METADATA
+from ray_anystorage.checkpoint.node import Node
+from ray_anystorage.checkpoint.ranges import RangeReader
+from ray_anystorage.checkpoint.read import quarantine, read_contents
+from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place
+from ray_anystorage.checkpoint.small_files import names_below, read
+from ray_anystorage.errors import (
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    ObjectMissingError,
+    RequestError,
+    StorageError,
+)
+from ray_anystorage.home.atomic import write_atomically
+
+logger = logging.getLogger("ray.train.anystorage")
+
+Verify = Literal["content", "size"]
+_COMMIT_WAIT = 120.0  # seconds; a commit follows the last rank's report within a poll of the controller
+_LOOK_EVERY = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One checkpoint of a run, as this process opens it.
+
+    Attributes
+    ----------
+    sources
+        Where its data can be read.
+    name, attempt
+        Its folder below the run home, and the attempt that saved it where that is known.
+    run
+        The run's name in the node's cache.
+    node
+        This process's node.
+    folder
+        The checkpoint's own folder where it lies on a mount; ``None`` in a bucket.
+    """
+
+    sources: Sources
+    name: str
+    attempt: str | None
+    run: str
+    node: Node
+    folder: str | None
+
+    def contents(self, files: str | Sequence[str] | None = None) -> Contents:
+        """What it holds, or the files of it that the patterns name.
+
+        A checkpoint of the attempt that this process belongs to is waited for until it is committed.
+
+        Raises
+        ------
+        CheckpointMissingError, CheckpointIncompleteError, CheckpointCorruptedError, ManifestError, StorageError
+            As :func:`ray_anystorage.checkpoint.read.read_contents`.
+        RequestError
+            A pattern names nothing.
+        """
+        deadline = time.monotonic() + (_COMMIT_WAIT if self.attempt == self.node.session else 0)
+        while True:
+            try:
+                contents = read_contents(self.sources.home, self.name, attempt=self.attempt)
+            except CheckpointIncompleteError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LOOK_EVERY)
+                continue
+            return contents if files is None else contents.matching(files)
+
+    @contextlib.contextmanager
+    def directory(self, files: str | Sequence[str] | None = None, *, verify: Verify = "content") -> Iterator[str]:
+        """A local directory with the files, verified; it is to be read, not written to.
+
+        Raises
+        ------
+        CheckpointCorruptedError
+            Something is damaged; the checkpoint is quarantined.
+        """
+        if verify not in ("content", "size"):
+            raise RequestError(f"verify={verify!r}: expected 'content', or 'size' to compare sizes alone")
+        contents = self.contents(files)
+        with contextlib.ExitStack() as stack:
+            with self._quarantining():
+                directory = self._ready(contents, verify, stack)
+            yield directory
+
+    def copy_to(self, target: str) -> None:
+        """Fetch everything into a directory of the caller's, verified."""
+        contents = self.contents()
+        with self._quarantining():
+            fetch(self.sources, contents, target)
+        self._refresh_metadata(target)
+
+    def open(self, path: str) -> BinaryIO:
+        """A file of the checkpoint for reading at any place; each chunk is verified when it is first read.
+
+        Raises
+        ------
+        RequestError
+            There is no such file in it.
+        """
+        file = next((file for file in self.contents().files if file.path == path), None)
+        if file is None:
+            raise RequestError(f"open({path!r}) names no file of checkpoint {self.name}")
+        store, folder = self.sources.of(self.name, file.location)
+        reader = RangeReader(store, f"{folder}/{path}" if folder else path, file, on_damage=self._damaged)
+        return io.BufferedReader(reader)
+
+    def verify_here(self, *, content: bool = True) -> None:
+        """Verify a checkpoint on a mount in place, once per node and session; in a bucket, that all of it is there.
+
+        Raises
+        ------
+        CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError, ManifestError, StorageError
+            It is not good on this node.
+        """
+        contents = self.contents()
+        for location in contents.locations:
+            part = replace(contents, files=tuple(file for file in contents.files if file.location == location))
+            if location is None and self.folder is not None:
+                self._verify_in_place(part, self.folder, content=content)
+            else:
+                self._look_for(part, location)
+
+    def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
+        entry = self._entry(contents)
+        wanted = [CachedFile(f.path, f.size, f.digest or "", f.chunks or ()) for f in contents.files]
+        inline = self.folder if set(contents.locations) <= {None} else None
+        if entry is not None and (inline is None or _all_there(entry, wanted)):
+            return self._from_cache(entry, contents, wanted, stack, whole=inline is None)
+        if inline is not None:
+            self._verify_in_place(contents, inline, content=verify == "content")
+            return inline
+        directory = stack.enter_context(_temporary_directory())
+        fetch(self.sources, contents, directory)
+        self._refresh_metadata(directory)
+        return directory
+
+    def _from_cache(
+        self, entry: Entry, contents: Contents, wanted: list[CachedFile], stack: contextlib.ExitStack, *, whole: bool
+    ) -> str:
+        stack.enter_context(entry.reading())  # around the filling, so that nobody evicts it in between
+        with entry.filling():
+            missing = {file.path for file in entry.missing(wanted, self.node.session)}
+            if missing:
+                lacking = replace(contents, files=tuple(f for f in contents.files if f.path in missing))
+                if self.node.cache is not None:
+                    self.node.cache.make_room(lacking.size)
+                fetch(self.sources, lacking, entry.directory)
+            for path in contents.directories:
+                os.makedirs(os.path.join(entry.directory, path), exist_ok=True)
+            self._refresh_metadata(entry.directory)
+            entry.touch()
+        return entry.directory
+
+    def _entry(self, contents: Contents) -> Entry | None:
+        cache = self.node.cache
+        if cache is None or contents.attempt is None or not contents.verifiable:
+            return None
+        return cache.entry(self.run, self.name, contents.attempt)
+
+    def _verify_in_place(self, contents: Contents, folder: str, *, content: bool) -> None:
+        what = f"{self.run}\0{self.name}\0{contents.attempt}\0{content}\0" + "\0".join(f.path for f in contents.files)
+        self.node.once(what, lambda: verify_in_place(contents, folder, content=content))
+
+    def _look_for(self, contents: Contents, location: str | None) -> None:
+        store, folder = self.sources.of(self.name, location)
+        there = names_below(store, folder)
+        lacking = [file.path for file in contents.files if there.get(file.path) != file.size]
+        if lacking:
+            raise CheckpointCorruptedError(
+                f"checkpoint {self.name} is damaged: gone or of another size: {', '.join(lacking[:10])}"
+            )
+
+    def _refresh_metadata(self, directory: str) -> None:
+        """Ray's own note may have changed since; it lies in the run home, whatever else does."""
+        home, key = self.sources.home, f"{self.name}/{METADATA}"
+        with contextlib.suppress(ObjectMissingError):
+            content = read(home, key, home.size(key))
+            write_atomically(os.path.join(directory, METADATA), content)
+
+    @contextlib.contextmanager
+    def _quarantining(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointCorruptedError as error:
+            self._damaged(error)
+            raise
+
+    def _damaged(self, error: CheckpointCorruptedError) -> None:
+        try:
+            quarantine(self.sources.home, self.name, error.message)
+        except (StorageError, OSError) as second:
+            logger.warning("checkpoint %s is damaged, and that could not be noted: %s", self.name, second)
+        else:
+            logger.error("checkpoint %s is damaged and will not be resumed from: %s", self.name, error)
+
+
+def _all_there(entry: Entry, wanted: Sequence[CachedFile]) -> bool:
+    """Whether the cache has every file, by size; content is compared when it is used."""
+
+    def there(file: CachedFile) -> bool:
+        with contextlib.suppress(OSError):
+            return os.stat(os.path.join(entry.directory, file.path)).st_size == file.size
+        return False
+
+    return bool(wanted) and all(there(file) for file in wanted)
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="anystorage-checkpoint-") as directory:
+        yield directory

@@ -1,0 +1,201 @@
+"""Deleting checkpoints, and finding what crashes left behind. Nothing outside the run's own folders is ever touched."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ray_anystorage.checkpoint.manifest import FOLDER, manifest_attempt
+from ray_anystorage.checkpoint.read import manifests_of
+from ray_anystorage.checkpoint.record import RECORD, record_key
+from ray_anystorage.checkpoint.save import mark_attempt, own_name
+from ray_anystorage.checkpoint.small_files import names_below, patiently
+from ray_anystorage.errors import ManifestError
+from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.store import Store
+
+logger = logging.getLogger("ray.train.anystorage")
+
+Kind = Literal["unfinished save", "not in the snapshot", "spilled data", "unfinished upload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something of this package's that nothing refers to.
+
+    Attributes
+    ----------
+    kind
+        ``"not in the snapshot"`` is a whole checkpoint that Ray does not know: only a person may decide to remove it.
+    place, name
+        URI of the store's root and key below it.
+    size
+        Bytes.
+    token
+        Of an unfinished upload.
+    """
+
+    kind: Kind
+    place: str
+    name: str
+    size: int
+    token: str = ""
+
+    @property
+    def certain(self) -> bool:
+        """True for what can be of no use to anybody."""
+        return self.kind != "not in the snapshot"
+
+
+def delete_checkpoint(home: Store, spill: Store | None, name: str, delete_folder: Callable[[], None]) -> None:
+    """Delete a checkpoint: its record, its manifests, its data in the bucket, its folder in the run home.
+
+    Raises
+    ------
+    StorageError, OSError
+        A step failed. What is left is no checkpoint any more, and a sweep finds it.
+    """
+    _forget(home, name)
+    if spill is not None:
+        delete_below(spill, name)
+    delete_folder()
+
+
+def _forget(home: Store, name: str) -> None:
+    """Delete what makes a folder a checkpoint: the record, then the manifests."""
+    names = names_below(home, f"{name}/{FOLDER}")
+    if RECORD in names:
+        patiently(lambda: home.delete([record_key(name)]))
+    manifests = [f"{name}/{FOLDER}/{file}" for file in names if manifest_attempt(file)]
+    if manifests:
+        patiently(lambda: home.delete(manifests))
+
+
+def delete_below(store: Store, folder: str) -> None:
+    """Delete everything in a folder of a store; the marks that tell what the rest is go last."""
+    keys = [f"{folder}/{path}" for path in names_below(store, folder)]
+    last = [key for key in keys if key.startswith(f"{folder}/{FOLDER}/")]
+    for some in (sorted(set(keys) - set(last)), last):
+        if some:
+            patiently(partial(store.delete, some))
+    if isinstance(store, PosixStore):
+        _remove_empty(store.path(folder))
+
+
+def _remove_empty(top: str) -> None:
+    """Remove a folder that holds nothing but folders: a checkpoint may have had empty ones."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):  # something is in it
+            os.rmdir(folder)
+
+
+def find_orphans(
+    home: Store, spill: Store | None, *, named: Collection[str], live_attempts: Collection[str] = ()
+) -> list[Orphan]:
+    """What the run's own folders hold and nothing refers to.
+
+    Parameters
+    ----------
+    named
+        Checkpoints that Ray's snapshot names.
+    live_attempts
+        Attempts that may be saving now; what they began is left alone.
+    """
+    held = _checkpoints(home)
+    orphans: list[Orphan] = []
+    if not live_attempts:  # nothing tells whose an upload is
+        orphans += _uploads(home, {*held, FOLDER})
+        orphans += _uploads(spill, None) if spill is not None else []
+    orphans += _in_home(home, held, named, live_attempts)
+    if spill is not None:
+        orphans += _in_spill(home, spill, held, named, live_attempts)
+    return orphans
+
+
+def remove(orphan: Orphan, stores: Sequence[Store]) -> None:
+    """Remove an orphan from the store it was found in.
+
+    Raises
+    ------
+    StorageError, OSError
+        It stays, or is there in part; another sweep finds it again.
+    """
+    store = next(store for store in stores if store.uri == orphan.place)
+    if orphan.kind == "unfinished upload":
+        store.discard(orphan.name, orphan.token)
+        return
+    _forget(store, orphan.name)
+    delete_below(store, orphan.name)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a folder of the run home holds."""
+
+    size: int = 0
+    own: set[str] | None = None
+
+
+def _checkpoints(home: Store) -> dict[str, _Held]:
+    """Folders of the run home that this package saved into."""
+    held: defaultdict[str, _Held] = defaultdict(_Held)
+    for key, size in patiently(lambda: list(home.list(""))):
+        name, _, path = key.partition("/")
+        held[name].size += size
+        if path.startswith(f"{FOLDER}/") and own_name(path.removeprefix(f"{FOLDER}/")):
+            own = held[name].own or set()
+            held[name].own = own | {path.removeprefix(f"{FOLDER}/")}
+    return {name: folder for name, folder in held.items() if folder.own is not None and name != FOLDER}
+
+
+def _uploads(store: Store, folders: Collection[str] | None) -> Iterator[Orphan]:
+    """Uploads that did not end, in those folders: elsewhere in a run home they may be the user's."""
+    for key, token in patiently(lambda: list(store.unfinished(""))):
+        if folders is None or key.partition("/")[0] in folders:
+            yield Orphan("unfinished upload", store.uri, key, 0, token)
+
+
+def _in_home(home: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]) -> Iterator[Orphan]:
+    for name, folder in sorted(held.items()):
+        own = folder.own or set()
+        if name in named or any(mark_attempt(file) in live for file in own):
+            continue
+        yield Orphan(_kind(own), home.uri, name, folder.size)
+
+
+def _kind(own: Collection[str]) -> Kind:
+    """What an unnamed folder with these files of ours is; without a save's mark, somebody else stored the data."""
+    saved = any(mark_attempt(file) for file in own)
+    return "unfinished save" if saved and RECORD not in own else "not in the snapshot"
+
+
+def _in_spill(
+    home: Store, spill: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]
+) -> Iterator[Orphan]:
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for key, size in patiently(lambda: list(spill.list(""))):
+        name, _, path = key.partition("/")
+        if path:  # this package stores nothing beside the checkpoints' folders
+            sizes[name] += size
+    for name, size in sorted(sizes.items()):
+        own = held[name].own or set() if name in held else set()
+        if any(mark_attempt(file) in live for file in own):
+            continue
+        if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
+            yield Orphan("spilled data", spill.uri, name, size)
+        elif name not in named:
+            yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
+
+
+def _refers(home: Store, name: str, location: str) -> bool:
+    try:
+        return any(manifest.location == location for manifest in manifests_of(home, name))
+    except ManifestError as error:
+        logger.warning("%s/%s is left as it is: %s", home.uri, name, error)
+        return True

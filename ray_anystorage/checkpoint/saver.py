@@ -1,0 +1,219 @@
+"""Saving the checkpoints of one rank in turn: where each goes, what need not be sent, what a failure does."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ray_anystorage.checkpoint.cache import CachedFile, NodeCache
+from ray_anystorage.checkpoint.manifest import Manifest
+from ray_anystorage.checkpoint.read import record_of
+from ray_anystorage.checkpoint.routing import Route, another_place_may_do, route
+from ray_anystorage.checkpoint.save import Part, begin, data_of, store_data, write_manifest
+from ray_anystorage.checkpoint.tree import Tree, scan
+from ray_anystorage.errors import StorageError
+from ray_anystorage.home.atomic import is_full
+from ray_anystorage.home.filesystem import full_error
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.files import Stored
+from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.slots import mount_slots
+from ray_anystorage.transfer.store import Store
+from ray_anystorage.units import format_size
+
+logger = logging.getLogger("ray.train.anystorage")
+
+_WRITERS = 4  # of one rank to a mount, where the node's share of them is free
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """The bound on writers to a mount: at most so many by all processes of a node, which meet in a local folder."""
+
+    folder: str
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One save: what, as which part, and what earlier saves left (checkpoint's name and manifest)."""
+
+    tree: Tree
+    part: Part
+    earlier: tuple[tuple[str, Manifest], ...]
+
+    def known_in(self, data: Store, *, spilled: bool) -> Iterator[Stored]:
+        """What may be there; the engine looks before it relies on it."""
+        for name, manifest in self.earlier:
+            if manifest.location == (f"{data.uri}/{name}" if spilled else None):
+                for file in manifest.files:
+                    yield Stored(f"{name}/{file.path}", file.size, file.digest, file.chunks)
+
+
+@dataclass(slots=True)
+class Saver:
+    """Saves one rank's parts.
+
+    Attributes
+    ----------
+    home
+        The run home.
+    threshold
+        Bytes, as :func:`ray_anystorage.checkpoint.routing.route` takes it.
+    spill
+        Opens the folder of the bucket that data may be spilled to; ``None`` where there is none or the home is in a
+        bucket itself.
+    writers
+        For a home on a mount.
+    cache, run
+        Where what was saved is kept on this node, and under which name of the run.
+    """
+
+    home: Store
+    threshold: int
+    spill: Callable[[], Store] | None = None
+    writers: Writers | None = None
+    cache: NodeCache | None = None
+    run: str = ""
+    _last: tuple[str, Manifest] | None = None
+    _journal: dict[tuple[str, str], dict[str, Stored]] = field(default_factory=dict)
+
+    def save(self, directory: str, part: Part) -> Manifest:
+        """Save a directory as this rank's part of a checkpoint; all of it is durable when this returns.
+
+        Tried again after a failure, it does not send again what was stored before.
+
+        Raises
+        ------
+        UnsavableFileError
+            Something in the directory cannot be saved as it is; names it.
+        StorageError, OSError
+            No place took it.
+        """
+        tree = scan(directory)
+        begun = begin(self.home, part)
+        former = tuple((part.checkpoint, manifest) for manifest in begun.former)
+        job = _Job(tree, part, (*former, self._last) if self._last else former)
+        chosen = self._route(tree, begun.others)
+        try:
+            manifest = self._store(job, spilled=chosen.spill)
+        except Exception as error:
+            if self.spill is None or not another_place_may_do(error):
+                raise
+            manifest = self._detour(job, chosen, error)
+        self._journal.clear()
+        self._last = (part.checkpoint, manifest)
+        self._keep(job, manifest)
+        return manifest
+
+    def _route(self, tree: Tree, others: int) -> Route:
+        if self.spill is None:
+            return Route(spill=False)
+        before = record_of(self.home, self._last[0]) if self._last else None
+        free = self.home.free_bytes() if isinstance(self.home, HomeStore) else None
+        known = max(tree.size + others, before.size if before else 0)
+        chosen = route(tree.size, known, threshold=self.threshold, free=free, can_spill=True)
+        if chosen.spill:
+            logger.debug("the data goes to the bucket: %s", chosen.reason)
+        return chosen
+
+    def _detour(self, job: _Job, chosen: Route, error: Exception) -> Manifest:
+        """Store the data in the other place, loudly, or raise what the first place said."""
+        failed, other = ("bucket", "run home") if chosen.spill else ("run home", "bucket")
+        if chosen.spill and isinstance(self.home, HomeStore) and job.tree.size > self.home.free_bytes():
+            raise error
+        reason = " ".join(f"the {failed} failed: {error}".split())
+        size = format_size(job.tree.size)
+        logger.warning("checkpoint %s: %s go to the %s, since %s", job.part.checkpoint, size, other, reason)
+        if not chosen.spill:
+            self._take_back(job.part)
+        try:
+            return self._store(job, spilled=not chosen.spill, detour=reason)
+        except Exception as second:
+            raise second from error
+
+    def _take_back(self, part: Part) -> None:
+        """Free what this process stored of a part on the mount."""
+        ours = self._journal.pop((part.checkpoint, self.home.uri), {})
+        try:
+            self.home.delete(sorted(key for key, stored in ours.items() if stored.sent))
+        except OSError as error:
+            logger.warning("what was stored of checkpoint %s stays in the run home: %s", part.checkpoint, error)
+
+    def _store(self, job: _Job, *, spilled: bool, detour: str | None = None) -> Manifest:
+        began, location = time.monotonic(), None
+        if spilled and self.spill is not None:
+            data = self.spill()
+            location = f"{data.uri}/{job.part.checkpoint}"
+            stored = self._upload(data, job, spilled=True)
+        elif isinstance(self.home, HomeStore):
+            stored = self._upload_to_mount(self.home, job)
+        else:
+            stored = self._upload(self.home, job, spilled=False)
+        seconds = time.monotonic() - began
+        return write_manifest(self.home, job.tree, job.part, stored, location=location, detour=detour, seconds=seconds)
+
+    def _upload(
+        self,
+        data: Store,
+        job: _Job,
+        *,
+        spilled: bool,
+        cancel: Cancel | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[Stored, ...]:
+        journal = self._journal.setdefault((job.part.checkpoint, data.uri), {})
+        return store_data(
+            data,
+            job.tree,
+            job.part,
+            already=[*journal.values(), *job.known_in(data, spilled=spilled)],
+            on_stored=lambda stored: _note(journal, stored),
+            on_progress=on_progress,
+            cancel=cancel,
+        )
+
+    def _upload_to_mount(self, home: HomeStore, job: _Job) -> tuple[Stored, ...]:
+        what = f"save checkpoint {job.part.checkpoint}"
+        with self._slots(home) as writers:
+            data = PosixStore(home.root, requests=writers)
+            try:
+                return home.watched(
+                    lambda cancel, moved: self._upload(data, job, spilled=False, cancel=cancel, on_progress=moved), what
+                )
+            except OSError as error:
+                if not is_full(error) or isinstance(error, StorageError):
+                    raise
+                self._take_back(job.part)  # the space is needed for the run's state
+                raise full_error(home.home.recipe, what) from error
+
+    @contextlib.contextmanager
+    def _slots(self, home: HomeStore) -> Iterator[int]:
+        if self.writers is None:
+            yield _WRITERS
+            return
+        with mount_slots(self.writers.folder, home.root, most=self.writers.most, wanted=_WRITERS) as taken:
+            yield taken
+
+    def _keep(self, job: _Job, manifest: Manifest) -> None:
+        """Hard-link what was saved into the node's cache; a cache that fails is no reason to fail a save."""
+        if self.cache is None:
+            return
+        sources = {file.path: os.path.realpath(file.source) for file in data_of(job.tree)}
+        files = [
+            (sources[file.path], CachedFile(file.path, file.size, file.digest, file.chunks)) for file in manifest.files
+        ]
+        try:
+            if self.cache.make_room(manifest.size):
+                self.cache.entry(self.run, job.part.checkpoint, job.part.attempt).link(files)
+        except OSError as error:
+            logger.warning("checkpoint %s is not kept on this node: %s", job.part.checkpoint, error)
+
+
+def _note(journal: dict[str, Stored], stored: Stored) -> None:
+    journal.setdefault(stored.key, stored)  # what was sent once stays ours, though a second try finds it there

@@ -1,0 +1,49 @@
+"""The small files beside a checkpoint's data, read and written as patiently as the data itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.transfer.retry import Patience, persist
+from ray_anystorage.transfer.store import Store
+
+T = TypeVar("T")
+
+_AT_ONCE = 16
+_PATIENCE = Patience(give_up_after=60.0)
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """Make a request that stands alone; raises :class:`ray_anystorage.errors.StorageError` when patience ends."""
+    return persist(request, Budget(), Cancel(), _PATIENCE)
+
+
+def names_below(store: Store, folder: str) -> dict[str, int]:
+    """Path below the folder, and bytes, of every file there."""
+    listed = patiently(lambda: list(store.list(folder)))
+    return {key.removeprefix(f"{folder}/"): size for key, size in listed}
+
+
+def write(store: Store, key: str, content: bytes) -> None:
+    """Replace a file atomically; it is durable when this returns."""
+    patiently(lambda: store.write_small(key, content))
+
+
+def read(store: Store, key: str, size: int) -> bytes:
+    """A whole file of ``size`` bytes."""
+    content = bytearray(size)
+    if size:
+        patiently(lambda: store.read_range(key, 0, memoryview(content)))
+    return bytes(content)
+
+
+def read_all(store: Store, files: Iterable[tuple[str, int]]) -> list[bytes]:
+    """Several whole files, (key, bytes) each, side by side; in their order."""
+    wanted = list(files)
+    if len(wanted) < 2:
+        return [read(store, key, size) for key, size in wanted]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(wanted))) as pool:
+        return list(pool.map(lambda item: read(store, *item), wanted))

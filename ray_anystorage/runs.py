@@ -1,0 +1,203 @@
+"""Finding a run that exists, by its name, path or URI, and reaching what it stored. It holds no secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ray_anystorage.checkpoint.manifest import FOLDER
+from ray_anystorage.checkpoint.ownership import known_run_id
+from ray_anystorage.checkpoint.record import RECORD
+from ray_anystorage.checkpoint.save import mark_attempt
+from ray_anystorage.checkpoint.small_files import names_below, patiently
+from ray_anystorage.environment import RunHome, Tier
+from ray_anystorage.errors import CredentialsError, ObjectMissingError, RequestError, RunMissingError, SeveralHomesError
+from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.origin import Origin, bucket_recipe
+from ray_anystorage.policy.request import SPILLED, check_name
+from ray_anystorage.resolve import Survey, survey
+from ray_anystorage.settings import DEFAULT_CALL_TIMEOUT, Settings, read_settings
+from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
+from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe
+from ray_anystorage.transfer.store import Store
+
+_STATE_FILES = ("checkpoint_manager_snapshot.json", "tuner.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that exists.
+
+    Attributes
+    ----------
+    name, uri
+        Its name, and the path or URI of its home.
+    tier
+        Of the home; ``"local"`` for a path that lies in none of this process's tiers.
+    home
+        How to open the home.
+    spill
+        The run's own folder in the bucket, which need not hold anything; ``None`` for a home in a bucket, for one that
+        never spilled, and where this process cannot reach a bucket.
+    call_timeout
+        Seconds that a call on a mount may take.
+    obstacle
+        Why the bucket of this process's settings cannot be looked at, or ``None``.
+    """
+
+    name: str
+    uri: str
+    tier: Tier
+    home: StoreRecipe
+    spill: BucketRecipe | None
+    call_timeout: float = DEFAULT_CALL_TIMEOUT
+    obstacle: str | None = None
+
+    @property
+    def filesystem(self) -> HomeRecipe | FileSystemRecipe:
+        """How to build the pyarrow file system of the home."""
+        if isinstance(self.home, BucketRecipe):
+            return FileSystemRecipe(self.home.address, self.home.env_vars)
+        return HomeRecipe(self.tier, os.path.dirname(self.home.root), self.home.root, (), self.call_timeout)
+
+    def open_home(self) -> Store:
+        """The home as a store; on a mount, its calls are bounded in time."""
+        recipe = self.filesystem
+        return HomeStore(HomeFileSystem(recipe)) if isinstance(recipe, HomeRecipe) else self.home.open()
+
+    def open_spill(self) -> Store | None:
+        """The folder in the bucket as a store, or ``None`` where there is none."""
+        return self.spill.open() if self.spill is not None else None
+
+    def origin(self, checkpoint: str) -> Origin:
+        """Where one of its checkpoints comes from."""
+        return Origin(self.home, self.spill, checkpoint)
+
+
+def find_run(run: str, *, credentials: str | None = None) -> Run:
+    """Find a run that exists.
+
+    Parameters
+    ----------
+    run
+        Its name, looked for in every tier; or the absolute path or URI of its home.
+    credentials
+        Mode for the bucket. Where ``None``: ``RAY_ANYSTORAGE_CREDENTIALS``, else the safest that works here.
+
+    Raises
+    ------
+    RunMissingError
+        There is none; says where it was looked for. Also a ``ValueError`` and a ``FileNotFoundError``.
+    SeveralHomesError
+        Runs of the name exist in more than one tier.
+    RequestError
+        The argument cannot be meant, or names a checkpoint.
+    CredentialsError, StorageError
+        The place that was named cannot be read.
+    """
+    settings = read_settings()
+    artifact, obstacle = _artifact_folder(settings, credentials)
+    path = os.path.expanduser(run.removeprefix("file://"))
+    if os.path.isabs(path):
+        found = _at_path(os.path.normpath(path), settings)
+    elif "://" in run:
+        found = _at_uri(run, credentials)
+    else:
+        if "/" in run:
+            raise RequestError(f"run {run!r}: expected a name, an absolute path, or the URI of a run home")
+        found = _named(check_name(run), settings, survey(run, credentials=artifact.mode if artifact else credentials))
+    return _with_spill(found, artifact, obstacle)
+
+
+def _artifact_folder(settings: Settings, credentials: str | None) -> tuple[BucketRecipe | None, str | None]:
+    """The bucket of this process's settings, or why it cannot be reached; nothing of either where there is none."""
+    location = next((location for location in settings.locations if location.tier == "artifact"), None)
+    if location is None:
+        return None, None
+    try:
+        return bucket_recipe(location.root, credentials=credentials, what=location.source), None
+    except CredentialsError as error:
+        return None, error.message.splitlines()[0]
+
+
+def _named(name: str, settings: Settings, found: Survey) -> Run:
+    homes = [home for home in found.environment.homes if home.is_run]
+    if len(homes) > 1:
+        listed = " and ".join(f"{home.path} ({home.tier} storage)" for home in homes)
+        raise SeveralHomesError(f"run {name!r} exists in more than one place: {listed}. Say which by its path or URI.")
+    if not homes:
+        raise RunMissingError(
+            f"there is no run {name!r}. Looked for it here:\n"
+            + "\n".join(f"  {line}" for line in _looked_for(name, found))
+            + "\nOne that has not saved anything yet is found by the path or URI of its home."
+        )
+    home = homes[0]
+    if home.tier != "artifact":
+        return Run(name, home.path, home.tier, MountRecipe(home.path), None, settings.call_timeout)
+    place, grant = found.environment.place("artifact"), found.grant
+    if place is None or place.bucket is None or grant is None:
+        raise AssertionError("a home in a bucket was found without a bucket")
+    recipe = BucketRecipe(place.bucket, grant.mode, grant.source, grant.env_vars).child(name)
+    return Run(name, home.path, home.tier, recipe, None)
+
+
+def _looked_for(name: str, found: Survey) -> Iterator[str]:
+    other = {home.tier: home for home in found.environment.homes if not home.is_run}
+    for place in found.environment.places:
+        if place.state == "absent":
+            yield f"{place.tier}: {place.root or 'not set'} ({place.description})"
+        elif place.tier == "artifact" and found.environment.bucket_obstacle:
+            yield f"{place.tier}: {place.root} was not searched: {found.environment.bucket_obstacle}"
+        elif place.tier in found.environment.unsearched and place.problem is not None:
+            yield f"{place.tier}: {place.root} was not searched: {place.problem.reason}"
+        else:
+            yield f"{place.tier}: {place.root}/{name}{_remark(other.get(place.tier))}"
+
+
+def _remark(other: RunHome | None) -> str:
+    return ", which holds something that no run wrote" if other else ""
+
+
+def _at_path(path: str, settings: Settings) -> Run:
+    inside = [loc for loc in settings.locations if loc.tier != "artifact" and path.startswith(f"{loc.root}/")]
+    tier = max(inside, key=lambda location: len(location.root)).tier if inside else "local"
+    return _checked(Run(os.path.basename(path), path, tier, MountRecipe(path), None, settings.call_timeout))
+
+
+def _at_uri(uri: str, credentials: str | None) -> Run:
+    recipe = bucket_recipe(uri, credentials=credentials, what="run")
+    name = recipe.address.prefix.rpartition("/")[2]
+    if not name:
+        raise RequestError(f"run {uri!r} names a bucket: expected the folder of a run in it")
+    return _checked(Run(name, recipe.uri, "artifact", recipe, None))
+
+
+def _checked(run: Run) -> Run:
+    """The run, if what was named is the home of one."""
+    home = run.open_home()
+    own = names_below(home, FOLDER)
+    if RECORD in own or any(mark_attempt(name) for name in own):
+        raise RequestError(f"{run.uri} is a checkpoint: expected the home of a run, which is the folder above")
+    if not own and not any(_exists(home, name) for name in _STATE_FILES):
+        lacking = " nor ".join((f"{FOLDER}/", *_STATE_FILES))
+        raise RunMissingError(f"there is no run at {run.uri}: it has neither {lacking}")
+    return run
+
+
+def _exists(home: Store, name: str) -> bool:
+    try:
+        patiently(lambda: home.size(name))
+    except ObjectMissingError:
+        return False
+    return True
+
+
+def _with_spill(run: Run, artifact: BucketRecipe | None, obstacle: str | None) -> Run:
+    if run.tier == "artifact" or (artifact is None and obstacle is None):
+        return run
+    known = known_run_id(run.open_home())
+    if artifact is None or known is None:
+        return replace(run, obstacle=obstacle)
+    return replace(run, spill=artifact.child(SPILLED).child(f"{run.name}-{known}"))

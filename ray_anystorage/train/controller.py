@@ -1,0 +1,207 @@
+"""Ray Train's checkpoint manager in the controller of a run of ours: commit, resume, retention.
+
+It is put in Ray's place in the controller's process alone, when that asks for the run's storage context.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from ray_anystorage.checkpoint.read import commit, commit_external, quarantine, read_contents, record_of
+from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
+from ray_anystorage.errors import (
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    CheckpointMissingError,
+    ManifestError,
+    StorageError,
+)
+from ray_anystorage.train.checkpoint import Checkpoint
+from ray_anystorage.train.hooks import CheckpointManager, controller_module
+from ray_anystorage.train.node import verify_on_node
+from ray_anystorage.train.storage_context import AnyStorageContext
+
+logger = logging.getLogger("ray.train.anystorage")
+
+_NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError, ManifestError)
+
+
+class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
+    """Ray's manager, with a record for each commit and one decision on what a run resumes from."""
+
+    def __init__(self, checkpoint_config: Any, storage_context: AnyStorageContext) -> None:
+        self._storage = storage_context
+        self._home = storage_context.home_store()
+        self._former: dict[str, set[str]] = {}  # tokens that were committed, by the checkpoint's name
+        self._resumed: str | None = None
+        self._postponed: set[str] = set()
+        super().__init__(checkpoint_config, storage_context)
+        for checkpoint in self._known():
+            self._adopt(checkpoint)
+        storage_context.storage_filesystem.on_delete = self._delete
+
+    def register_checkpoint(self, training_report: Any) -> None:
+        """Commit, then let Ray write its snapshot and delete what it no longer keeps."""
+        self._storage.owner.check()
+        checkpoint = training_report.checkpoint
+        name = self._name(checkpoint)
+        if record_of(self._home, name) is None:
+            if isinstance(checkpoint, Checkpoint) and checkpoint.origin is not None and checkpoint.origin.attempt:
+                self._commit(name, checkpoint.origin.attempt)
+            else:
+                commit_external(self._home, name)
+        self._adopt(checkpoint)
+        super().register_checkpoint(training_report)
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        """Begin an attempt: decide what it resumes from, once for all ranks."""
+        self._storage.attempt = secrets.token_hex(8)
+        self._storage.owner.check()
+        self._resumed = None
+        self._delete_postponed()
+        self._choose(workers)
+        latest = self.latest_checkpoint_result
+        self._resumed = self._name(latest.checkpoint) if latest else None
+        arguments: dict[str, list[Any]] = super().before_init_train_context(workers)
+        return arguments
+
+    def _commit(self, name: str, attempt: str) -> None:
+        contents, tokens = commit(self._home, name, attempt, former=self._former.get(name, ()))
+        self._former[name] = tokens
+        for rank, why in contents.detours:
+            logger.warning("checkpoint %s: the data of rank %d lies elsewhere than planned: %s", name, rank, why)
+
+    def _choose(self, workers: list[Any]) -> None:
+        """Make the newest checkpoint that is good on all nodes the latest; forget those that are not good."""
+        faults: list[tuple[Any, str]] = []
+        for result in self._newest_first():
+            fault = self._fault(result.checkpoint, workers)
+            if fault is None:
+                break
+            faults.append((result, fault))
+        else:
+            if faults:
+                raise CheckpointCorruptedError(
+                    f"no checkpoint of run {self._storage.experiment_dir_name!r} is good: "
+                    + "; ".join(f"{self._name(result.checkpoint)}: {fault}" for result, fault in faults)
+                    + ". To start anew, choose another name."
+                )
+            return
+        if not faults:
+            return
+        for skipped, fault in faults:
+            logger.warning("not resuming from %s: %s", self._name(skipped.checkpoint), fault)
+            self._forget(skipped, fault)
+        logger.warning("resuming from %s instead", self._name(result.checkpoint))
+        self._latest_checkpoint_result = result
+        self._write_state_to_storage()
+
+    def _fault(self, checkpoint: Checkpoint, workers: list[Any]) -> str | None:
+        """Why a checkpoint is not good on some node; ``None`` where it is good on all."""
+        one_each = {worker.metadata.node_id: worker for worker in workers}
+        try:
+            read_contents(self._home, self._name(checkpoint))
+            asked = [w.actor.execute.remote(verify_on_node, checkpoint, self._storage) for w in one_each.values()]
+            ray.get(asked)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, _NOT_GOOD):
+                raise
+            return str(error.cause)
+        except _NOT_GOOD as error:
+            return str(error)
+        return None
+
+    def _forget(self, result: Any, fault: str) -> None:
+        checkpoint = result.checkpoint
+        self._checkpoint_results: list[Any] = [kept for kept in self._checkpoint_results if kept is not result]
+        self._pending_training_results.pop(checkpoint, None)
+        self._checkpoint_to_report_index.pop(checkpoint, None)
+        for known in self._statuses():
+            known.discard(checkpoint)
+        try:
+            quarantine(self._home, self._name(checkpoint), fault)
+        except StorageError as error:
+            logger.warning("that %s is not good could not be noted: %s", self._name(checkpoint), error)
+
+    def _newest_first(self) -> list[Any]:
+        newest = self._latest_checkpoint_result
+        index = self._checkpoint_to_report_index
+        others = [result for result in self._checkpoint_results if result is not newest]
+        others.sort(key=lambda result: index.get(result.checkpoint, -1), reverse=True)
+        return ([newest] if newest else []) + others
+
+    def _delete(self, path: str, plainly: Any) -> None:
+        """Delete a checkpoint's folder, as Ray or a user asks the file system to; ``plainly`` does that and no more."""
+        name = self._storage.checkpoint_name(path)
+        if name is None:
+            plainly()
+            return
+        self._storage.owner.check()
+        if name in {self._name(known) for known in self._known()}:
+            logger.info("checkpoint %s is kept: a later report has the same name", name)
+        elif name == self._resumed:
+            self._postponed.add(name)  # ranks may still be reading it
+        else:
+            # pyarrow would write a marker above what it deletes in a bucket.
+            folder = plainly if self._storage.on_mount else lambda: delete_below(self._home, name)
+            delete_checkpoint(self._home, self._storage.spill_store(), name, folder)
+
+    def delete_postponed(self) -> None:
+        """Delete what was kept for the ranks that resumed from it; for the end of the run."""
+        self._resumed = None
+        self._delete_postponed()
+
+    def _delete_postponed(self) -> None:
+        postponed, self._postponed = self._postponed, set()
+        for name in postponed:
+            self._storage.storage_filesystem.delete_dir(self._storage.build_checkpoint_path_from_name(name))
+
+    def _write_state_to_storage(self) -> None:
+        self._storage.owner.check()
+        super()._write_state_to_storage()
+
+    def _assert_checkpoints_exist(self) -> None:
+        """Nothing: what is gone is passed over when an attempt begins, and does not keep the run from going on."""
+
+    def _statuses(self) -> Iterable[set[Any]]:
+        return (
+            self._validated_checkpoints,
+            self._timed_out_validation_checkpoints,
+            self._failed_validation_checkpoints,
+        )
+
+    def _known(self) -> list[Any]:
+        results = [
+            *self._checkpoint_results,
+            *([self._latest_checkpoint_result] if self._latest_checkpoint_result else []),
+        ]
+        return [result.checkpoint for result in results]
+
+    def _adopt(self, checkpoint: Any) -> None:
+        attempt = getattr(getattr(checkpoint, "origin", None), "attempt", None)
+        checkpoint.filesystem = self._storage.storage_filesystem
+        Checkpoint.adopt(checkpoint, self._storage.origin(self._name(checkpoint), attempt))
+
+    def _name(self, checkpoint: Any) -> str:
+        name: str = self._storage.extract_checkpoint_dir_name_from_path(checkpoint.path)
+        return name
+
+
+def install_manager() -> None:
+    """Have this process's controller make our manager for a run of ours; other runs get Ray's."""
+    if controller_module.CheckpointManager is not make_manager:
+        controller_module.CheckpointManager = make_manager
+
+
+def make_manager(checkpoint_config: Any, storage_context: Any) -> CheckpointManager:
+    """The checkpoint manager of one run, for Ray's controller."""
+    if isinstance(storage_context, AnyStorageContext):
+        manager = AnyStorageCheckpointManager(checkpoint_config, storage_context)
+        storage_context.manager = manager
+        return manager
+    return CheckpointManager(checkpoint_config=checkpoint_config, storage_context=storage_context)

@@ -1,0 +1,550 @@
+"""The node's cache on real disks and between real processes: what is kept, verified, dropped, evicted and left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_anystorage.checkpoint import cache_entry
+from ray_anystorage.checkpoint.cache import CachedFile, Entry, NodeCache
+from ray_anystorage.transfer.digest import chunks_of, file_digest
+from tests.harness.mounts import tmpfs
+
+SPAWN = multiprocessing.get_context("spawn")
+MIB = 1 << 20
+
+
+def cached(path: str, content: bytes) -> CachedFile:
+    chunks = chunks_of(content)
+    return CachedFile(path, len(content), file_digest(len(content), chunks), chunks)
+
+
+def saved(folder: Path, files: dict[str, bytes]) -> list[tuple[str, CachedFile]]:
+    """Files as a save has them: where they lie, and what the cache is told of them."""
+    sources = []
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        sources.append((str(folder / path), cached(path, content)))
+    return sources
+
+
+def put(entry: Entry, *files: tuple[str, bytes]) -> None:
+    """Fill an entry as a download does."""
+    with entry.filling():
+        for path, content in files:
+            target = Path(entry.directory, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+def missing(entry: Entry, files: list[CachedFile], session: str = "one") -> list[str]:
+    with entry.filling():
+        return [file.path for file in entry.missing(files, session)]
+
+
+def let_settle(entry: Entry) -> None:
+    """Wait until a stamp of every file tells it from any later state."""
+    newest = max(path.stat().st_ctime_ns for path in Path(entry.directory).rglob("*"))
+    while time.time_ns() - newest <= cache_entry_settled():
+        time.sleep(0.005)
+
+
+def cache_entry_settled() -> int:
+    from ray_anystorage.checkpoint import cache_index
+
+    return cache_index._SETTLED_AFTER
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> NodeCache:
+    return NodeCache(str(tmp_path / "cache"), share=1.0)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were hashed, by the real function."""
+    names: list[str] = []
+    real = cache_entry.digest_file
+
+    def spy(path: str) -> tuple[int, str, tuple[str, ...]]:
+        names.append(os.path.basename(path))
+        return real(path)
+
+    monkeypatch.setattr(cache_entry, "digest_file", spy)
+    return names
+
+
+@contextlib.contextmanager
+def running(target: object, *arguments: object) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that was told to begin and has said so."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=target, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.recv() == "holds"
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+
+
+def hold_reading(entry: Entry, pipe: Connection) -> None:
+    with entry.reading():
+        pipe.send("holds")
+        pipe.recv()
+
+
+def hold_filling(entry: Entry, pipe: Connection) -> None:
+    with entry.filling():
+        Path(entry.directory, ".anystorage-0123456789abcdef.part").write_bytes(b"half")
+        Path(entry.directory, "half").write_bytes(b"half")
+        pipe.send("holds")
+        pipe.recv()
+
+
+def hold_live(root: str, run: str, pipe: Connection) -> None:
+    with NodeCache(root).hold_run(run):
+        pipe.send("holds")
+        pipe.recv()
+
+
+def fill_if_missing(entry: Entry, file: CachedFile, content: bytes, log: str) -> None:
+    with entry.reading():
+        with entry.filling():
+            if entry.missing([file], "one"):
+                with open(log, "a") as lines:
+                    lines.write("fetched\n")
+                Path(entry.directory, file.path).write_bytes(content)
+        assert Path(entry.directory, file.path).read_bytes() == content
+
+
+def link_often(entry: Entry, source: str, file: CachedFile, rounds: int) -> None:
+    for _ in range(rounds):
+        assert entry.link([(source, file)]) == 1
+
+
+def test_nothing_is_made_by_asking(cache: NodeCache, tmp_path: Path) -> None:
+    entry = cache.entry("run", "checkpoint_1", "a")
+    entry.touch()
+    assert entry.remove()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_linked_file_is_the_source_and_outlives_it(cache: NodeCache, tmp_path: Path) -> None:
+    files = {"model.bin": b"weights", "deep/er/ü ñ.txt": b"", "d" * 200 + "/" + "f" * 200: b"x"}
+    sources = saved(tmp_path / "source", files)
+    entry = cache.entry("run", "checkpoint_1", "a")
+    assert entry.link(sources) == 3
+    assert Path(entry.directory, "model.bin").samefile(tmp_path / "source" / "model.bin")
+    for source, _ in sources:
+        os.unlink(source)
+    assert missing(entry, [file for _, file in sources]) == []
+    assert {path: Path(entry.directory, path).read_bytes() for path in files} == files
+
+
+def test_a_link_as_source_is_followed(cache: NodeCache, tmp_path: Path) -> None:
+    (source, file), *_ = saved(tmp_path / "source", {"model.bin": b"weights"})
+    (tmp_path / "alias").symlink_to(source)
+    entry = cache.entry("run", "checkpoint_1", "a")
+    assert entry.link([(str(tmp_path / "alias"), file)]) == 1
+    assert not Path(entry.directory, "model.bin").is_symlink()
+    assert missing(entry, [file]) == []
+
+
+def test_linking_twice_leaves_one_name(cache: NodeCache, tmp_path: Path) -> None:
+    sources = saved(tmp_path / "source", {"model.bin": b"weights"})
+    entry = cache.entry("run", "checkpoint_1", "a")
+    assert entry.link(sources) == entry.link(sources) == 1
+    assert os.stat(sources[0][0]).st_nlink == 2
+
+
+def test_what_cannot_be_linked_is_passed_over(cache: NodeCache, tmp_path: Path) -> None:
+    (gone, shrunk, good) = saved(tmp_path / "source", {"gone": b"gone", "shrunk": b"shrunk", "good": b"good"})
+    os.unlink(gone[0])
+    os.truncate(shrunk[0], 1)
+    entry = cache.entry("run", "checkpoint_1", "a")
+    assert entry.link([gone, shrunk, good]) == 1
+    assert os.listdir(entry.directory) == ["good"]
+    assert os.listdir(Path(entry.folder, "new")) == []
+
+
+def test_another_device_is_passed_over(cache: NodeCache, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "other") as other:
+        sources = saved(other, {"model.bin": b"weights"})
+        entry = cache.entry("run", "checkpoint_1", "a")
+        assert entry.link(sources) == 0
+        assert missing(entry, [sources[0][1]]) == ["model.bin"]
+
+
+def test_a_full_disk_fails_no_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tmpfs(tmp_path / "small", inodes=8) as small:
+        sources = saved(small / "source", {"a": b"a", "b": b"b"})
+        with contextlib.suppress(OSError):
+            for number in range(8):
+                (small / f"filler-{number}").touch()
+        assert NodeCache(str(small / "cache")).entry("run", "checkpoint_1", "a").link(sources) == 0
+    assert "takes no links" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "a\0b", "", ".anystorage/x", "a//b"])
+def test_paths_that_leave_the_entry_are_refused(cache: NodeCache, tmp_path: Path, path: str) -> None:
+    (source, good), *_ = saved(tmp_path / "source", {"good": b"good"})
+    bad = CachedFile(path, 4, good.digest, good.chunks)
+    entry = cache.entry("run", "checkpoint_1", "a")
+    with pytest.raises(ValueError, match="path"):
+        entry.link([(source, good), (source, bad)])
+    assert not os.path.exists(entry.folder)
+    with entry.filling(), pytest.raises(ValueError, match="path"):
+        entry.missing([bad], "one")
+    with entry.filling(), pytest.raises(ValueError, match="path"):
+        entry.record([bad], "one")
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=2, max_size=6, unique=True))
+def test_any_names_have_a_place_of_their_own_below_the_root(names: list[tuple[str, str, str]]) -> None:
+    folders = [NodeCache("/root").entry(*name).folder for name in names]
+    assert len(set(folders)) == len(folders)
+    for folder in folders:
+        assert os.path.normpath(folder) == folder
+        assert folder.startswith("/root/")
+        assert folder.isascii()
+        assert all(len(segment) < 100 for segment in folder.split("/"))
+
+
+def test_a_lone_surrogate_has_a_place_too(cache: NodeCache) -> None:
+    put(cache.entry("\udcff", "\ud800", "\udcfe"), ("a", b"a"))
+
+
+def test_a_flipped_bit_is_dropped_and_named(cache: NodeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sources = saved(tmp_path / "source", {"good": b"good", "bad": b"weights", "short": b"longer", "gone": b"gone"})
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("good", b"good"), ("bad", b"weightz"), ("short", b"long"))
+    with caplog.at_level(logging.WARNING):
+        assert missing(entry, [file for _, file in sources]) == ["bad", "short", "gone"]
+    assert os.listdir(entry.directory) == ["good"]
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == 2
+    assert os.path.join(entry.directory, "bad") in warned[0]
+    assert os.path.join(entry.directory, "short") in warned[1]
+
+
+def test_what_takes_the_place_of_a_file_is_dropped(cache: NodeCache, tmp_path: Path) -> None:
+    wanted = [cached(path, b"x") for path in ("link", "folder", "file/below", "dangling")]
+    entry = cache.entry("run", "checkpoint_1", "a")
+    (tmp_path / "outside").write_bytes(b"x")
+    put(entry, ("folder/inside", b"x"), ("file", b"x"))
+    os.symlink(tmp_path / "outside", Path(entry.directory, "link"))
+    os.symlink(tmp_path / "nothing", Path(entry.directory, "dangling"))
+    assert missing(entry, wanted) == [file.path for file in wanted]
+    assert os.listdir(entry.directory) == []
+    assert (tmp_path / "outside").read_bytes() == b"x"
+
+
+def test_a_file_is_hashed_once_in_a_session_and_again_in_the_next(cache: NodeCache, hashed: list[str]) -> None:
+    files = [cached("a", b"a"), cached("b", b"b")]
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"), ("b", b"b"))
+    let_settle(entry)
+    for session, total in (("one", 2), ("one", 2), ("two", 4), ("two", 4), ("one", 6)):
+        assert missing(entry, files, session) == []
+        assert len(hashed) == total
+
+
+def test_what_a_download_verified_is_not_hashed(cache: NodeCache, hashed: list[str]) -> None:
+    file = cached("a", b"a")
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"))
+    let_settle(entry)
+    with entry.filling():
+        entry.record([file], "one")
+    assert missing(entry, [file]) == []
+    assert hashed == []
+    assert missing(entry, [file], "two") == []
+    assert hashed == ["a"]
+
+
+def test_links_are_not_taken_for_verified(cache: NodeCache, tmp_path: Path, hashed: list[str]) -> None:
+    sources = saved(tmp_path / "source", {"a": b"a"})
+    entry = cache.entry("run", "checkpoint_1", "a")
+    entry.link(sources)
+    let_settle(entry)
+    assert missing(entry, [sources[0][1]]) == []
+    assert hashed == ["a"]
+
+
+@pytest.mark.parametrize("settle", [True, False])
+def test_a_later_write_into_the_source_is_found_in_the_same_session(
+    cache: NodeCache, tmp_path: Path, *, settle: bool
+) -> None:
+    sources = saved(tmp_path / "source", {"a": b"before"})
+    files = [sources[0][1]]
+    entry = cache.entry("run", "checkpoint_1", "a")
+    entry.link(sources)
+    if settle:
+        let_settle(entry)
+    assert missing(entry, files) == []
+    status = os.stat(sources[0][0])
+    with open(sources[0][0], "r+b") as file:
+        file.write(b"behind")
+    os.utime(sources[0][0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert missing(entry, files) == ["a"]
+    assert Path(sources[0][0]).read_bytes() == b"behind"
+
+
+@given(damage=st.binary(max_size=40))
+def test_a_torn_index_only_costs_hashing(tmp_path_factory: pytest.TempPathFactory, damage: bytes) -> None:
+    entry = NodeCache(str(tmp_path_factory.mktemp("cache"))).entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"))
+    Path(entry.folder, "index.json").write_bytes(damage)
+    assert missing(entry, [cached("a", b"a"), cached("b", b"b")]) == ["b"]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b'{"a": 3}', b'{"a": ["x", [1, 2], null]}', b'{"a": ["x", null, 1]}'])
+def test_an_index_of_another_shape_only_costs_hashing(cache: NodeCache, content: bytes) -> None:
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"))
+    Path(entry.folder, "index.json").write_bytes(content)
+    assert missing(entry, [cached("a", b"a")]) == []
+
+
+def test_a_killed_filler_blocks_nobody_and_leaves_nothing(cache: NodeCache) -> None:
+    entry = cache.entry("run", "checkpoint_1", "a")
+    whole = cached("half", b"half and half")
+    with running(hold_filling, entry) as (process, _):
+        assert not entry.remove()
+        process.kill()
+        process.join()
+        assert missing(entry, [whole]) == ["half"]
+        assert os.listdir(entry.directory) == []
+
+
+def test_one_process_fills_and_the_others_find_it(cache: NodeCache, tmp_path: Path) -> None:
+    content = os.urandom(MIB)
+    entry, log = cache.entry("run", "checkpoint_1", "a"), tmp_path / "log"
+    arguments = (entry, cached("a", content), content, str(log))
+    processes = [SPAWN.Process(target=fill_if_missing, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert log.read_text() == "fetched\n"
+
+
+def test_a_reader_does_not_keep_others_from_filling(cache: NodeCache) -> None:
+    entry = cache.entry("run", "checkpoint_1", "a")
+    with running(hold_reading, entry):
+        put(entry, ("a", b"a"))
+        assert missing(entry, [cached("a", b"a")]) == []
+
+
+def test_ranks_that_link_and_one_that_fills_at_once(cache: NodeCache, tmp_path: Path) -> None:
+    sources = saved(tmp_path / "source", {f"rank-{rank}": os.urandom(100) for rank in range(3)})
+    entry = cache.entry("run", "checkpoint_1", "a")
+    processes = [SPAWN.Process(target=link_often, args=(entry, source, file, 30)) for source, file in sources]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        assert set(missing(entry, [file for _, file in sources])) <= {"rank-0", "rank-1", "rank-2"}
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert missing(entry, [file for _, file in sources]) == []
+    assert os.listdir(Path(entry.folder, "new")) == []
+
+
+def test_removal_races_with_use(cache: NodeCache) -> None:
+    """Whoever holds an entry has its folder under him, however often it is removed."""
+    entry, stop = cache.entry("run", "checkpoint_1", "a"), threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            entry.remove()
+            cache.drop_run("run")
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for number in range(200):
+            with entry.filling():
+                Path(entry.directory, "file").write_text(str(number))
+                assert Path(entry.directory, "file").read_text() == str(number)
+    finally:
+        stop.set()
+        remover.join()
+
+
+def test_an_entry_in_use_stays(cache: NodeCache) -> None:
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"))
+    with running(hold_reading, entry) as (process, _):
+        assert not entry.remove()
+        cache.drop_run("run")
+        assert os.listdir(entry.directory) == ["a"]
+        process.kill()
+        process.join()
+        cache.drop_run("run")
+    assert not os.path.exists(os.path.dirname(entry.folder))
+
+
+def test_the_root_is_this_users_alone(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    root.mkdir(mode=0o755)
+    root.chmod(0o777)
+    put(NodeCache(str(root)).entry("run", "checkpoint_1", "a"), ("a", b"a"))
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+def test_a_root_of_somebody_elses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    foreign = [tmp_path / "link"]
+    if os.geteuid() == 0:
+        (tmp_path / "theirs").mkdir()
+        os.chown(tmp_path / "theirs", 12345, 12345)
+        foreign.append(tmp_path / "theirs")
+    for root in foreign:
+        cache = NodeCache(str(root))
+        with pytest.raises(PermissionError, match="not a folder of this user"):
+            put(cache.entry("run", "checkpoint_1", "a"))
+        with pytest.raises(PermissionError, match="not a folder of this user"):
+            cache.make_room(0)
+        with pytest.raises(PermissionError, match="not a folder of this user"), cache.hold_run("run"):
+            pass
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        NodeCache("/nowhere", share=share)
+
+
+# Eviction, on a small disk of its own: 64 MiB, of which entries may take half, in entries of 8 MiB.
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[NodeCache]:
+    with tmpfs(tmp_path / "small", size="64m") as disk:
+        yield NodeCache(str(disk / "cache"), share=0.5)
+
+
+def fill_entries(cache: NodeCache, run: str, *names: str) -> list[Entry]:
+    """Entries of 8 MiB, each made and used later than the one before it."""
+    entries = [cache.entry(run, name, "a") for name in names]
+    for entry in entries:
+        put(entry, ("data", bytes(8 * MIB)))
+        age(entry, entries.index(entry) - 100)
+    return entries
+
+
+def age(entry: Entry, seconds: float, *marks: str) -> None:
+    when = time.time() + seconds
+    for mark in marks or ("made", "used"):
+        os.utime(Path(entry.folder, mark), (when, when))
+
+
+def there(entries: list[Entry]) -> str:
+    return "".join("x" if os.path.exists(entry.folder) else "-" for entry in entries)
+
+
+def test_the_least_recently_used_go_first_and_no_more_than_must(small: NodeCache) -> None:
+    entries = fill_entries(small, "run", "1", "2", "3", "4")
+    entries[0].touch()
+    assert small.make_room(0)
+    assert there(entries) == "xxxx"
+    assert small.make_room(MIB)
+    assert there(entries) == "x-xx"
+    assert small.make_room(16 * MIB)
+    assert there(entries) == "x--x"
+
+
+def test_all_that_may_go_goes_and_it_still_does_not_fit(small: NodeCache) -> None:
+    entries = fill_entries(small, "run", "1", "2")
+    assert not small.make_room(40 * MIB)
+    assert there(entries) == "--"
+    assert os.listdir(os.path.dirname(os.path.dirname(entries[0].folder))) == ["trash"]
+
+
+def test_free_space_counts_as_well_as_the_share(small: NodeCache, tmp_path: Path) -> None:
+    entries = fill_entries(small, "run", "1", "2")
+    (tmp_path / "small" / "others").write_bytes(bytes(40 * MIB))
+    assert small.make_room(4 * MIB)
+    assert there(entries) == "-x"
+    assert not small.make_room(22 * MIB)  # it would fit, with less than a twentieth left
+    assert there(entries) == "--"
+
+
+def test_an_entry_in_use_is_not_evicted(small: NodeCache) -> None:
+    entries = fill_entries(small, "run", "1", "2", "3")
+    with running(hold_reading, entries[0]):
+        age(entries[0], -1000)
+        assert small.make_room(24 * MIB)
+        assert there(entries) == "x--"
+    with entries[0].filling():
+        assert not small.make_room(32 * MIB)
+
+
+def test_the_two_newest_of_a_live_run_are_not_evicted(small: NodeCache, tmp_path: Path) -> None:
+    live = fill_entries(small, "live", "1", "2", "3")
+    dead = fill_entries(small, "dead", "1")
+    for entry in live:
+        age(entry, -1000, "used")
+    live[0].touch()
+    dead[0].touch()
+    with running(hold_live, str(tmp_path / "small" / "cache"), "live"):
+        assert not small.make_room(32 * MIB)
+        assert there(live + dead) == "-xx-"
+    assert small.make_room(32 * MIB)
+    assert there(live) == "---"
+
+
+def test_what_was_saved_is_newer_than_what_was_only_fetched(small: NodeCache, tmp_path: Path) -> None:
+    sources = saved(tmp_path / "small" / "source", {"data": bytes(8 * MIB)})
+    newest = small.entry("live", "5", "a")
+    assert newest.link(sources) == 1
+    os.unlink(sources[0][0])
+    age(newest, -1000, "used", "made", "saved")
+    fetched = fill_entries(small, "live", "1", "2")
+    with small.hold_run("live"):
+        assert not small.make_room(32 * MIB)
+    assert there([newest, *fetched]) == "x-x"
+
+
+def test_a_run_that_is_dropped_takes_no_other_with_it(small: NodeCache) -> None:
+    one, other = fill_entries(small, "run", "1", "2"), fill_entries(small, "run-1", "1")
+    small.drop_run("run")
+    assert there(one + other) == "--x"
+
+
+def test_what_a_killed_eviction_left_is_swept(small: NodeCache, tmp_path: Path) -> None:
+    (entry,) = fill_entries(small, "run", "1")
+    trash = tmp_path / "small" / "cache" / "trash"
+    trash.mkdir()
+    os.rename(entry.folder, trash / "left")
+    assert small.make_room(30 * MIB)
+    assert os.listdir(trash) == []
+
+
+def test_evictions_at_once_take_no_more_than_one(small: NodeCache) -> None:
+    entries = fill_entries(small, "run", "1", "2", "3", "4")
+    threads = [threading.Thread(target=small.make_room, args=(8 * MIB,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert there(entries) == "-xxx"
