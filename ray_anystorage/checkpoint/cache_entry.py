@@ -120,8 +120,9 @@ class Entry:
                     record = _link(source, file, os.path.join(self.directory, path), index.temporary())
                     if record is not None:
                         linked[path] = record
-                        _mark(os.path.join(self.folder, "saved"))
-                index.add(linked)
+                if linked:
+                    _mark(os.path.join(self.folder, "saved"))
+                    index.add(linked)
         except OSError as error:
             logger.warning("the node's cache takes no links at %s: %s", self.folder, error)
         return len(linked)

@@ -21,7 +21,7 @@ _STYLES = {"ok": "green", "damaged": "red", "never committed": "red", "not reada
 @click.command(short_help="Read a run's checkpoints again and compare them.")
 @click.argument("run")
 @click.argument("checkpoint", required=False)
-@click.option("--sizes", is_flag=True, help="Compare sizes alone: finds what is missing or cut short, and no flipped bit.")
+@click.option("--sizes", is_flag=True, help="Compare sizes alone: finds what is gone or cut short, and no flipped bit.")
 @click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def verify(run: str, checkpoint: str | None, sizes: bool, credentials: str | None, as_json: bool) -> None:
@@ -61,7 +61,8 @@ def _findings(run: Run, only: str | None, *, content: bool) -> Iterator[Finding]
     for name in names:
         opened = run.origin(name).opened(home)
         with working(f"Verifying {name}"):
-            yield audit(opened.sources, name, opened.folder, content=content)
+            finding = audit(opened.sources, name, opened.folder, content=content)
+        yield finding
 
 
 def _check_is_there(run: Run, checkpoint: str) -> None:

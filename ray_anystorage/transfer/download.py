@@ -6,22 +6,22 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NoReturn
 
 from ray_anystorage.errors import DigestMismatchError
-from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, ChunkHasher, file_digest
+from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, ChunkHasher, chunk_count, file_digest
 from ray_anystorage.transfer.disk import preallocate, sync_directory
-from ray_anystorage.transfer.files import Incoming, Part, split
+from ray_anystorage.transfer.files import Incoming, Part
+from ray_anystorage.transfer.pace import Stride
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 _FETCHES = 3  # of a chunk whose digest is wrong: a bit may have flipped on the way
-_MOST_CHUNKS = 4  # of one request: each costs CPU and a round trip, and what is under way at the end is not parallel
-_RANGES = 16
 
 
 class Fetching:
@@ -29,49 +29,61 @@ class Fetching:
 
     def __init__(self, session: Session, files: Sequence[Incoming], *, durable: bool) -> None:
         self._session = session
-        chunks = max(1, min(_MOST_CHUNKS, sum(file.size for file in files) // (_RANGES * CHUNK_BYTES)))
-        self._files = sorted((_File(session, f, chunks, durable) for f in files), key=lambda file: -file.file.size)
+        self._files = sorted((_File(session, file, durable) for file in files), key=lambda file: -file.file.size)
 
     def run(self) -> None:
         """Fetch all; every target is there, whole and verified, when this returns."""
         session = self._session
         try:
-            threads = session.threads(sum(len(file.parts) for file in self._files))
+            threads = session.threads(sum(file.missing for file in self._files))
             run_tasks(self._tasks(), threads, session.cancel, session.budget.wanted)
         finally:
             for file in self._files:
                 file.clean()
 
     def _tasks(self) -> Iterator[Task]:
+        stride = Stride()
         for file in self._files:
-            yield from (partial(file.fetch, part) for part in file.parts)
+            for part in file.cut(stride):
+                yield partial(file.fetch, part, stride)
 
 
 class _File:
-    """One file under way."""
+    """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(self, session: Session, file: Incoming, chunks: int, durable: bool) -> None:
+    def __init__(self, session: Session, file: Incoming, durable: bool) -> None:
         check_key(file.key)
         self.file = file
-        self.parts = split(file.size, chunks=chunks)
+        self.missing = max(1, chunk_count(file.size))
         self._session = session
         self._durable = durable
         self._temporary = os.path.join(os.path.dirname(file.target), f".anystorage-{secrets.token_hex(8)}.part")
         self._descriptor = -1
-        self._chunks: dict[int, list[str]] = {}
+        self._chunks: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def fetch(self, part: Part) -> None:
+    def cut(self, stride: Stride) -> Iterator[Part]:
+        """The ranges to fetch, each as large as is right when it is asked for."""
+        at, size = 0, self.file.size
+        while at < size:
+            chunks = stride.chunks(chunk_count(size - at), self._session.budget.limit)
+            part = Part(at // CHUNK_BYTES, at, min(chunks * CHUNK_BYTES, size - at))
+            yield part
+            at += part.size
+        if size == 0:
+            yield Part(0, 0, 0)
+
+    def fetch(self, part: Part, stride: Stride) -> None:
         """Fetch, verify and write one range; the one that ends last gives the file its name."""
-        descriptor, chunks = self._opened(), []
-        if part.size:
-            with self._session.buffer(PIECE_BYTES) as scratch:
-                transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch))
-                self._session.persist(transfer.fetch)
-            chunks = transfer.chunks
+        descriptor = self._opened()
+        with self._session.buffer(PIECE_BYTES) as scratch:
+            transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch))
+            if part.size:
+                stride.took(part.size, self._session.persist(transfer.fetch))
         with self._lock:
-            self._chunks[part.index] = chunks
-            complete = len(self._chunks) == len(self.parts)
+            self._chunks.update(enumerate(transfer.chunks, part.index))
+            self.missing -= max(1, len(transfer.chunks))
+            complete = self.missing == 0
         if complete:
             self._finish()
 
@@ -88,13 +100,13 @@ class _File:
             if self._descriptor < 0:
                 os.makedirs(os.path.dirname(self._temporary) or ".", exist_ok=True)
                 self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                if len(self.parts) > 1:
+                if self.file.size > CHUNK_BYTES:
                     preallocate(self._descriptor, self.file.size)
             return self._descriptor
 
     def _finish(self) -> None:
         file = self.file
-        chunks = (chunk for index in range(len(self.parts)) for chunk in self._chunks[index])
+        chunks = (chunk for _, chunk in sorted(self._chunks.items()))
         if file.digest is not None and file_digest(file.size, chunks) != file.digest:
             raise mismatch(self._session, file, "the digest of the whole file")
         if self._durable:
@@ -122,12 +134,14 @@ class _Range:
         self._hasher, self._at = ChunkHasher(), part.offset
         self._wrong = 0
 
-    def fetch(self) -> None:
-        """Fetch what is not there yet."""
+    def fetch(self) -> float:
+        """Fetch what is not there yet; how many seconds that took."""
+        began = time.monotonic()
         end = self._part.offset + self._part.size
         self._hasher, self._at = ChunkHasher(), self._part.offset + len(self.chunks) * CHUNK_BYTES
         self._session.store.read_pieces(self._file.key, self._at, end - self._at, self._scratch, self._take)
         self._compare(self._hasher.rest())
+        return time.monotonic() - began
 
     def _take(self, piece: memoryview) -> None:
         self._session.cancel.check()

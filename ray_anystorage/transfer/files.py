@@ -50,9 +50,7 @@ class Part:
     size: int
 
 
-def split(size: int, max_parts: int | None = None, *, chunks: int = 1) -> tuple[Part, ...]:
-    """Cut a file into parts of so many chunks, or as many as ``max_parts`` makes necessary; an empty file is one."""
-    if max_parts is not None:
-        chunks = max(chunks, -(-chunk_count(size) // max_parts))
-    step = CHUNK_BYTES * chunks
+def split(size: int, max_parts: int) -> tuple[Part, ...]:
+    """Cut a file into parts of one chunk, or of as many as ``max_parts`` makes necessary; an empty file has one."""
+    step = CHUNK_BYTES * max(1, -(-chunk_count(size) // max_parts))
     return tuple(Part(i, at, min(step, size - at)) for i, at in enumerate(range(0, max(size, 1), step)))

@@ -1,4 +1,4 @@
-"""How many requests at once: found by trying, from what the store does, whatever its distance.
+"""How many requests at once, and how large: found by trying, from what the store does, whatever its distance.
 
 Far from the store a request waits, and twice as many requests move twice as much; near it the processor, the server or
 the link is the limit, and more of them only take memory. So the number doubles, a round at a time, as long as that
@@ -7,8 +7,12 @@ helps. A store that throttles halves it, and it then grows slowly, by one for ea
 
 from __future__ import annotations
 
+from ray_anystorage.transfer.digest import CHUNK_BYTES
+
 _HELPS = 1.25  # times as many requests per second: less is noise, or not worth twice the memory
 _ROUNDS_BETWEEN = 16  # that a number is kept before the next one is tried again
+_AIM = 0.2  # seconds that a request should take: enough to make what it costs by itself small
+_MOST_CHUNKS = 4
 
 
 class Pace:
@@ -65,3 +69,18 @@ class Pace:
         elif self.limit < self.most:
             self._rate = rate
             self.limit = min(self.most, 2 * self.limit)
+
+
+class Stride:
+    """How many chunks one request fetches: more where they come quickly, fewer towards the end, for all to share."""
+
+    def __init__(self) -> None:
+        self._chunks = 1
+
+    def chunks(self, left: int, requests: float) -> int:
+        """For the next request, where so many chunks are left for so many requests at once."""
+        return max(1, min(self._chunks, left // int(2 * requests)))
+
+    def took(self, size: int, seconds: float) -> None:
+        """A request moved ``size`` bytes in this time."""
+        self._chunks = max(1, min(_MOST_CHUNKS, int(_AIM * size / max(seconds, 1e-6)) // CHUNK_BYTES))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -130,8 +129,6 @@ def test_reports_return_at_once_and_saves_keep_their_order_and_their_bytes(site:
     assert result.best_checkpoints is not None
     saved = [(contents(checkpoint), metrics["number"]) for checkpoint, metrics in result.best_checkpoints]
     assert saved == [({"weights": bytes([number]) * 5000}, number) for number in range(1, 5)]
-    assert result.metrics is not None
-    assert result.metrics["number"] == -4
     assert left_in_staging(site) == []
 
 
@@ -155,8 +152,8 @@ def test_a_failed_save_ends_the_attempt_with_its_name_and_later_reports_raise_it
         fit(failing, anystorage.run_config("failing"), raised=site / "raised")
     assert "CheckpointSaveError" in str(raised.value)
     assert (site / "raised").read_text().startswith("checkpoint taken could not be saved")
-    snapshot = json.loads((site / "cluster" / "failing" / "checkpoint_manager_snapshot.json").read_text())
-    assert snapshot["checkpoint_results"] == []
+    snapshot = site / "cluster" / "failing" / "checkpoint_manager_snapshot.json"
+    assert not snapshot.exists(), "a report behind the failed one counted"
     assert left_in_staging(site) == []
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ray_anystorage.transfer.pace import Pace
+from ray_anystorage.transfer.digest import CHUNK_BYTES
+from ray_anystorage.transfer.pace import Pace, Stride
 
 
 def play(pace: Pace, requests: int, seconds: Callable[[int], float]) -> list[int]:
@@ -65,3 +66,17 @@ def test_throttling_halves_and_success_grows_back_slowly() -> None:
 def test_never_more_than_the_bound() -> None:
     assert max(play(Pace(4, 6), 100, lambda running: 0.05)) == 6
     assert Pace(8, 3).limit == 3
+
+
+def test_a_request_takes_more_chunks_where_they_come_quickly() -> None:
+    stride = Stride()
+    assert stride.chunks(1000, 4) == 1  # nothing is known yet
+    for megabytes_per_second, expected in ((20, 1), (90, 2), (1000, 4), (20, 1)):
+        stride.took(CHUNK_BYTES, CHUNK_BYTES / (megabytes_per_second * 1e6))
+        assert stride.chunks(1000, 4) == expected
+
+
+def test_towards_the_end_every_request_has_a_share() -> None:
+    stride = Stride()
+    stride.took(CHUNK_BYTES, 0.001)
+    assert [stride.chunks(left, 4) for left in (100, 32, 31, 16, 15, 1)] == [4, 4, 3, 2, 1, 1]
