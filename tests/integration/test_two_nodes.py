@@ -48,7 +48,7 @@ try:
         print("CHECKED", "the cluster has 2 nodes" in str(error))
     os.environ["RAY_ANYSTORAGE_CLUSTER_STORAGE"] = str(shared)
     result = fit(anystorage.run_config("both"))
-    names = sorted(path.name for path in pathlib.Path(result.checkpoint.path).iterdir())
+    names = sorted(path.name for path in pathlib.Path(result.checkpoint.path).iterdir() if path.is_file())
     nodes = {pathlib.Path(result.checkpoint.path, name).read_text() for name in names}
     print("SHARED", names, len(nodes))
 finally:
