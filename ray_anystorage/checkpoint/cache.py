@@ -93,14 +93,12 @@ class NodeCache:
             The cache cannot be read or written.
         """
         own_root(self._root)
-        with locked(self._root):
-            for gone in _folders(os.path.join(self._root, TRASH)):
-                delete_tree(gone)
-            runs = [folder for folder in _folders(self._root) if os.path.basename(folder) != TRASH]
-            residents = [resident for run in runs for resident in _residents(run)]
-            fits = self._evict(residents, size)
-            for run in runs:
-                _remove_empty_run(run)
+        for gone in _folders(os.path.join(self._root, TRASH)):
+            delete_tree(gone)
+        runs = [folder for folder in _folders(self._root) if os.path.basename(folder) != TRASH]
+        fits = self._evict([resident for run in runs for resident in _residents(run)], size)
+        for run in runs:
+            _remove_empty_run(run)
         return fits
 
     def _evict(self, residents: list[_Resident], size: int) -> bool:

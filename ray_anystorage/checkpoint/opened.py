@@ -18,8 +18,8 @@ from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.ranges import RangeReader
 from ray_anystorage.checkpoint.read import quarantine, read_contents
-from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place
-from ray_anystorage.checkpoint.small_files import names_below, read
+from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place, verify_listed
+from ray_anystorage.checkpoint.small_files import read
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -137,7 +137,7 @@ class Opened:
             if location is None and self.folder is not None:
                 self._verify_in_place(part, self.folder, content=content)
             else:
-                self._look_for(part, location)
+                verify_listed(self.sources, part)
 
     def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
         entry = self._entry(contents)
@@ -179,15 +179,6 @@ class Opened:
     def _verify_in_place(self, contents: Contents, folder: str, *, content: bool) -> None:
         what = f"{self.run}\0{self.name}\0{contents.attempt}\0{content}\0" + "\0".join(f.path for f in contents.files)
         self.node.once(what, lambda: verify_in_place(contents, folder, content=content))
-
-    def _look_for(self, contents: Contents, location: str | None) -> None:
-        store, folder = self.sources.of(self.name, location)
-        there = names_below(store, folder)
-        lacking = [file.path for file in contents.files if there.get(file.path) != file.size]
-        if lacking:
-            raise CheckpointCorruptedError(
-                f"checkpoint {self.name} is damaged: gone or of another size: {', '.join(lacking[:10])}"
-            )
 
     def _refresh_metadata(self, directory: str) -> None:
         """Ray's own note may have changed since; it lies in the run home, whatever else does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +147,14 @@ def _place(run: Run, finding: Finding) -> str:
 
 def _remarks(finding: Finding) -> Iterator[str]:
     if finding.reason is not None:
-        yield f"{finding.state}: {finding.reason}"
+        yield f"{finding.state}: {finding.reason.removeprefix(f'checkpoint {finding.checkpoint} is damaged: ')}"
     if finding.mark == "set":
         yield "marked as damaged: no run resumes from it"
     if finding.mark == "lifted":
         yield "was marked as damaged before and is good: the mark is lifted"
-    for rank, why in finding.detours:
-        yield f"the data of rank {rank} lies elsewhere than planned: {why}"
+    for why, ranks in Counter(why for _, why in finding.detours).items():
+        whose = f"{ranks} ranks" if ranks > 1 else "a rank"
+        yield f"the data of {whose} lies elsewhere than planned: {why}"
 
 
 def _verdict(totals: dict[str, int], *, content: bool) -> str:

@@ -29,7 +29,7 @@ class UnknownArgumentError(RequestError, TypeError):
     """An argument is known neither here nor to Ray."""
 
 
-class RunMissingError(RequestError, FileNotFoundError):
+class RunMissingError(RequestError, LookupError):
     """There is no run of this name, or none at this path."""
 
 

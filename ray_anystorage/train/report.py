@@ -58,7 +58,7 @@ def report(
                 delete_local_checkpoint_after_upload=False,  # staging does, before others take the room
                 **ray_arguments,
             )
-    if False:
+    if _preempted(context):
         staging.wait(staged)
 
 

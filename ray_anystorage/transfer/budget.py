@@ -63,7 +63,7 @@ class Budget:
         How many attempts failed in a way that another may not.
     """
 
-    def __init__(self, *, requests: int = 64, memory_bytes: int = 128 << 20, first_requests: int = 4) -> None:
+    def __init__(self, *, requests: int = 64, memory_bytes: int = 128 << 20, first_requests: int = 8) -> None:
         self.requests, self.memory_bytes = requests, memory_bytes
         self.retries = 0
         self._pace = Pace(first_requests, requests)
@@ -136,6 +136,14 @@ class Budget:
         """Give the memory of idle buffers back to the system."""
         with self._condition:
             self._free.clear()
+
+    def moved(self, share: float) -> None:
+        """So much of a request under way is done, between 0 and 1."""
+        with self._condition:
+            before = self._pace.limit
+            self._pace.moved(time.monotonic(), share)
+            if self._pace.limit > before:
+                self._condition.notify_all()
 
     def retried(self) -> None:
         """Count one failed attempt."""

@@ -148,12 +148,14 @@ class _Range:
         digests = self._hasher.update(piece)
         _write(self._descriptor, piece, self._at)
         self._at += len(piece)
+        if self._part.size > PIECE_BYTES:
+            self._session.budget.moved(len(piece) / CHUNK_BYTES)
         self._compare(digests)
 
     def _compare(self, digests: list[str]) -> None:
         for digest in digests:
             index = self._part.offset // CHUNK_BYTES + len(self.chunks)
-            if self._file.chunks is not None and digest != self._file.chunks[index]:
+            if self._file.chunks is not None and self._file.chunks[index : index + 1] != (digest,):
                 self._fail(index)
             self._wrong = 0
             self.chunks.append(digest)

@@ -46,16 +46,27 @@ def locked(folder: str, *, shared: bool = False, wait: bool = True) -> Iterator[
 
 
 def _lock(folder: str, operation: int) -> int:
+    lost: OSError = FileNotFoundError(errno.ENOENT, "the folder was removed each time that it was locked", folder)
     for _ in range(_LAPS):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, operation)
-                if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
+        except (FileNotFoundError, FileExistsError) as error:  # the second too: removed while it was found to be there
+            lost = error
+            continue
+        if _locks_in_place(descriptor, folder, operation):
+            return descriptor
+    raise lost
+
+
+def _locks_in_place(descriptor: int, folder: str, operation: int) -> bool:
+    """Lock an open folder; false, and closed again, where it is no longer the one of that name."""
+    in_place = False
+    try:
+        fcntl.flock(descriptor, operation)
+        with contextlib.suppress(FileNotFoundError):
+            in_place = os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    finally:
+        if not in_place:
             os.close(descriptor)
-    raise FileNotFoundError(errno.ENOENT, "the folder cannot be kept in place to lock it", folder)
+    return in_place

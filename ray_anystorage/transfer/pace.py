@@ -37,7 +37,8 @@ class Pace:
         self.cuts = 0
         self._rate = 0.0  # requests per second with half as many, where this number is on trial
         self._since: float | None = None
-        self._done = self._rounds_kept = 0
+        self._done = 0.0  # requests of this round
+        self._rounds_kept = 0
 
     def began(self, now: float) -> None:
         """A request begins; ``now`` in seconds of a monotonic clock."""
@@ -45,14 +46,18 @@ class Pace:
             self._since = now
 
     def succeeded(self, now: float) -> None:
-        """A request that began in this round has ended well."""
+        """A request has ended well."""
         if self.cuts:
             self.limit = min(self.most, self.limit + 1 / self.limit)
-            return
-        self._done += 1
-        if self._done >= self.limit and self._since is not None:
+        else:
+            self.moved(now, 1)
+
+    def moved(self, now: float, share: float) -> None:
+        """So much of a request is done: what takes long is judged on its way, and counts once more at its end."""
+        self._done += share
+        if not self.cuts and self._done >= self.limit and self._since is not None:
             self._judge(self._done / max(now - self._since, 1e-6))
-            self._since, self._done = now, 0
+            self._since, self._done = now, 0.0
 
     def throttled(self) -> None:
         """The store asked for fewer."""

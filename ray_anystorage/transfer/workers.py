@@ -9,6 +9,8 @@ from ray_anystorage.transfer.budget import Cancel
 
 Task = Callable[[], None]
 
+_TICK = 0.05  # seconds between looks at whether more threads are of use, while all have a long task
+
 
 def run_tasks(tasks: Iterable[Task], threads: int, cancel: Cancel, wanted: Callable[[], int] | None = None) -> None:
     """Run every task; when this returns or raises, no thread is left.
@@ -36,7 +38,7 @@ def run_tasks(tasks: Iterable[Task], threads: int, cancel: Cancel, wanted: Calla
         cancel.set()
         raise
     finally:
-        _join(crew.threads, cancel)
+        crew.join()
     if crew.failures:
         raise crew.failures[0]
     cancel.check()
@@ -54,11 +56,24 @@ class _Crew:
 
     def grow(self) -> None:
         with self._lock:
-            if not self._dry and len(self.threads) < min(self._most, self._wanted()):
+            if not self._dry and not self._cancel.is_set and len(self.threads) < min(self._most, self._wanted()):
                 name = f"anystorage-transfer-{len(self.threads)}"
                 thread = threading.Thread(target=self._work, name=name)
                 thread.start()
                 self.threads.append(thread)
+
+    def join(self) -> None:
+        """Wait for the end of all; meanwhile more may come to be of use."""
+        try:
+            for thread in self.threads:  # the list grows, but not after the last of them has ended
+                while thread.is_alive():
+                    thread.join(_TICK)
+                    self.grow()
+        except BaseException:  # Ctrl-C: they must end before it goes on
+            self._cancel.set()
+            for thread in self.threads:
+                thread.join()
+            raise
 
     def _work(self) -> None:
         try:
@@ -74,14 +89,3 @@ class _Crew:
             task = next(self._source, None)
             self._dry = task is None
             return task
-
-
-def _join(threads: list[threading.Thread], cancel: Cancel) -> None:
-    for thread in threads:  # the list grows while they run, but not after the last of them has ended
-        while thread.ident is not None and thread.is_alive():
-            try:
-                thread.join()
-            except BaseException:  # Ctrl-C: the others must end before it goes on
-                cancel.set()
-                thread.join()
-                raise

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
+from ray_anystorage.checkpoint import node
 from ray_anystorage.checkpoint.ownership import run_id
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part, begin, store_data, write_manifest
@@ -91,7 +93,8 @@ class Home:
             timed_out_validation_checkpoint_dir_names=[],
             failed_validation_checkpoint_dir_names=[],
         )
-        self.store.write_small(SNAPSHOT, state.json().encode())
+        content = state.model_dump_json() if hasattr(state, "model_dump_json") else state.json()
+        self.store.write_small(SNAPSHOT, content.encode())
 
 
 @dataclass(slots=True)
@@ -102,6 +105,7 @@ class Site:
     server: S3Server
     bucket: str
     environment: pytest.MonkeyPatch
+    client: Any
 
     @property
     def cluster(self) -> Path:
@@ -126,7 +130,7 @@ class Site:
     def put(self, keys: Iterable[str]) -> None:
         """Plant objects below the artifact folder."""
         for key in keys:
-            self.server.client().put_object(Bucket=self.bucket, Key=f"{FOLDER}/{key}", Body=b"not for deletion")
+            self.client.put_object(Bucket=self.bucket, Key=f"{FOLDER}/{key}", Body=b"not for deletion")
 
     def plant(self, paths: Iterable[str]) -> None:
         """Plant files below cluster storage."""
@@ -136,14 +140,13 @@ class Site:
 
     def everything(self) -> dict[str, bytes]:
         """Every file of cluster storage and every object of the bucket, with its content."""
-        client = self.server.client()
         files = {f"mount:{p.relative_to(self.cluster)}": p.read_bytes() for p in self.cluster.rglob("*") if p.is_file()}
-        keys = self.server.keys(self.bucket)
-        objects = {
-            f"bucket:{key.removeprefix(f'{FOLDER}/')}": client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-            for key in keys
-        }
-        return {**files, **objects}
+        listed = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", ())
+        return {**files, **{f"bucket:{entry['Key'].removeprefix(f'{FOLDER}/')}": self._read(entry) for entry in listed}}
+
+    def _read(self, entry: Mapping[str, Any]) -> bytes:
+        content: bytes = self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+        return content
 
 
 def settings_of(root: Path, server: S3Server, bucket: str) -> Mapping[str, str]:
@@ -164,9 +167,10 @@ def settings_of(root: Path, server: S3Server, bucket: str) -> Mapping[str, str]:
 @pytest.fixture
 def site(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site of this test's own, with static keys in the environment and no mode of credentials said."""
+    monkeypatch.setitem(node._state, os.getpid(), node.Node(str(tmp_path / "node"), "the-test"))
     for variable in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(variable)
     (tmp_path / "cluster").mkdir()
     for name, value in settings_of(tmp_path, s3_server, bucket).items():
         monkeypatch.setenv(name, value)
-    return Site(tmp_path, s3_server, bucket, monkeypatch)
+    return Site(tmp_path, s3_server, bucket, monkeypatch, s3_server.client())

@@ -107,7 +107,7 @@ def test_good_checkpoints_are_good_wherever_they_lie(site: Site) -> None:
     home.save("checkpoint_inline", ranks=2)
     home.save("checkpoint_spilled", spilled=True, detour="the run home failed: no space")
     home.snapshot("checkpoint_inline", "checkpoint_spilled")
-    answer = run_json("verify", "run")
+    answer = run_json("verify", home.store.uri)
     assert states(answer) == {"checkpoint_inline": "ok", "checkpoint_spilled": "ok"}
     assert answer["totals"] == {
         "checkpoints": 2, "ok": 2, "not_verifiable": 0, "bad": 0, "bytes": 300_000, "detours": 1
@@ -116,15 +116,15 @@ def test_good_checkpoints_are_good_wherever_they_lie(site: Site) -> None:
     assert home.spill is not None
     assert (inline["ranks"], inline["bytes_per_second"]) == (2, 400_000)
     assert spilled["places"] == [f"{home.spill.uri}/checkpoint_spilled"]
-    text = run("verify", "run")
+    text = run("verify", home.store.uri)
     assert "run home" in text
     assert "bucket" in text
-    assert "rank 0 lies elsewhere than planned: the run home failed: no space" in unwrapped(text)
+    assert "the data of a rank lies elsewhere than planned: the run home failed: no space" in unwrapped(text)
     assert "400 kB/s" in text
     bucket = site.in_bucket("other")
     bucket.save("checkpoint_1", ranks=2)
     bucket.snapshot("checkpoint_1")
-    assert states(run_json("verify", "other")) == {"checkpoint_1": "ok"}
+    assert states(run_json("verify", bucket.store.uri)) == {"checkpoint_1": "ok"}
 
 
 def test_a_flipped_bit_is_found_marked_and_the_mark_is_lifted_when_it_is_mended(site: Site) -> None:
@@ -134,19 +134,21 @@ def test_a_flipped_bit_is_found_marked_and_the_mark_is_lifted_when_it_is_mended(
     home.snapshot("checkpoint_1", "checkpoint_2")
     path = site.cluster / "run" / "checkpoint_2" / "rank-0.bin"
     flip(path)
-    assert states(run_json("verify", "run", "--sizes"))["checkpoint_2"] == "ok"
-    answer = run_json("verify", "run", expect=1)
+    assert states(run_json("verify", home.store.uri, "--sizes"))["checkpoint_2"] == "ok"
+    answer = run_json("verify", home.store.uri, expect=1)
     assert states(answer) == {"checkpoint_1": "ok", "checkpoint_2": "damaged"}
     assert answer["checkpoints"][1]["mark"] == "set"
     assert "rank-0.bin" in answer["checkpoints"][1]["reason"]
     with pytest.raises(CheckpointCorruptedError):
         read_contents(home.store, "checkpoint_2")
     flip(path)
-    assert states(run_json("verify", "run", "--sizes", expect=1))["checkpoint_2"] == "damaged", "sizes prove nothing"
-    text = run("verify", "run")
+    assert states(run_json("verify", home.store.uri, "--sizes", expect=1))["checkpoint_2"] == "damaged", (
+        "sizes prove nothing"
+    )
+    text = run("verify", home.store.uri)
     assert "checkpoint_2: was marked as damaged before and is good: the mark is lifted" in unwrapped(text)
     assert read_contents(home.store, "checkpoint_2").size == 100_000
-    assert "lifted" not in run("verify", "run")
+    assert "lifted" not in run("verify", home.store.uri)
 
 
 @pytest.mark.parametrize("spilled", [False, True], ids=["home in the bucket", "spilled"])
@@ -161,9 +163,9 @@ def test_what_is_wrong_in_a_bucket_is_found(site: Site, spilled: bool) -> None:
     content[7] ^= 1
     data.write_small("checkpoint_1/rank-0.bin", bytes(content))
     data.delete(["checkpoint_2/rank-0.bin"])
-    sizes = states(run_json("verify", "run", "--sizes", expect=1))
+    sizes = states(run_json("verify", home.store.uri, "--sizes", expect=1))
     assert sizes == {"checkpoint_1": "ok", "checkpoint_2": "damaged", "checkpoint_3": "ok"}
-    content_too = states(run_json("verify", "run", expect=1))
+    content_too = states(run_json("verify", home.store.uri, expect=1))
     assert content_too == {"checkpoint_1": "damaged", "checkpoint_2": "damaged", "checkpoint_3": "ok"}
 
 
@@ -173,11 +175,11 @@ def test_what_is_no_whole_checkpoint_is_told_apart(site: Site) -> None:
     home.save("unnamed")
     site.plant(["run/stock/model.bin"])
     home.snapshot("gone", "stock", "uncommitted")
-    answer = run_json("verify", "run", expect=1)
+    answer = run_json("verify", home.store.uri, expect=1)
     expected = {"gone": "damaged", "stock": "not verifiable", "uncommitted": "never committed", "unnamed": "ok"}
     assert states(answer) == expected
     assert answer["totals"]["bad"] == 2
-    run("verify", "run", "stock")
+    run("verify", home.store.uri, "stock")
 
 
 def test_one_checkpoint_can_be_named(site: Site) -> None:
@@ -186,10 +188,10 @@ def test_one_checkpoint_can_be_named(site: Site) -> None:
     home.save("checkpoint_2")
     home.snapshot("checkpoint_1", "checkpoint_2")
     flip(site.cluster / "run" / "checkpoint_1" / "rank-0.bin")
-    assert states(run_json("verify", "run", "checkpoint_2")) == {"checkpoint_2": "ok"}
-    assert states(run_json("verify", "run", "checkpoint_1", expect=1)) == {"checkpoint_1": "damaged"}
+    assert states(run_json("verify", home.store.uri, "checkpoint_2")) == {"checkpoint_2": "ok"}
+    assert states(run_json("verify", home.store.uri, "checkpoint_1", expect=1)) == {"checkpoint_1": "damaged"}
     for name in ("checkpoint_3", "../run", ".anystorage"):
-        assert "has no checkpoint" in run("verify", "run", name, expect=2)
+        assert "has no checkpoint" in run("verify", home.store.uri, name, expect=2)
 
 
 def test_a_bucket_that_cannot_be_reached_says_nothing_about_the_data(site: Site) -> None:
@@ -198,7 +200,7 @@ def test_a_bucket_that_cannot_be_reached_says_nothing_about_the_data(site: Site)
     home.snapshot("checkpoint_1")
     site.environment.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-0123456789abcdef")
     site.environment.setenv("RAY_ANYSTORAGE_REGION", "another-1")  # a process keeps the clients that it has
-    answer = run("verify", str(site.cluster / "run"), "--json", expect=1)
+    answer = run("verify", home.store.uri, "--json", expect=1)
     assert states(json.loads(answer)) == {"checkpoint_1": "not readable"}
     assert "planted-secret" not in answer
     assert read_contents(home.store, "checkpoint_1").size == 100_000, "it was marked as damaged"
@@ -250,11 +252,11 @@ OTHER_SPILLS = (
 
 def upload(site: Site, *keys: str) -> None:
     for key in keys:
-        site.server.client().create_multipart_upload(Bucket=site.bucket, Key=f"{FOLDER}/{key}")
+        site.client.create_multipart_upload(Bucket=site.bucket, Key=f"{FOLDER}/{key}")
 
 
 def uploads(site: Site) -> set[str]:
-    answer = site.server.client().list_multipart_uploads(Bucket=site.bucket)
+    answer = site.client.list_multipart_uploads(Bucket=site.bucket)
     return {upload["Key"].removeprefix(f"{FOLDER}/") for upload in answer.get("Uploads", ())}
 
 
@@ -314,7 +316,8 @@ def test_what_crashes_left_goes_and_nothing_else(
     kept = {key: content for key, content in before.items() if key not in lost}
     after = {key: content for key, content in site.everything().items() if not key.endswith("/controller.json")}
     assert after == kept
-    assert {key for key in others - uploads(site)} == {key for key in others if "/checkpoint_" in key and "/run-2/" not in f"/{key}"}
+    ended = {key for key in others if key.endswith("/x") and "/checkpoint_" in key and not key.startswith("run-2/")}
+    assert others - uploads(site) == ended
     assert not (site.cluster / "run" / "checkpoint_killed").exists()
     assert "Nothing to remove." in run("prune", home.store.uri)
     run("verify", home.store.uri)
@@ -328,17 +331,21 @@ def test_whole_checkpoints_that_ray_does_not_know_go_only_when_asked_for(site: S
     home.save("checkpoint_spilled", spilled=True)
     quarantine(home.store, "checkpoint_inline", "for the test")
     home.snapshot("checkpoint_named")
-    text = unwrapped(run("prune", "run", "--yes"))
+    text = unwrapped(run("prune", home.store.uri, "--yes"))
     assert "Whole checkpoints that Ray's snapshot does not name, left alone without --unnamed:" in text
     assert "Nothing to remove." in text
-    assert states(run_json("verify", "run")).keys() == {"checkpoint_named", "checkpoint_inline", "checkpoint_spilled"}
-    answer = run_json("prune", "run", "--yes", "--unnamed")
+    assert states(run_json("verify", home.store.uri)).keys() == {
+        "checkpoint_named",
+        "checkpoint_inline",
+        "checkpoint_spilled",
+    }
+    answer = run_json("prune", home.store.uri, "--yes", "--unnamed")
     assert found(answer, "removed") == {
         ("not in the snapshot", f"{home.store.uri}/checkpoint_inline"),
         ("not in the snapshot", f"{home.store.uri}/checkpoint_spilled"),
         ("not in the snapshot", f"{home.spill.uri}/checkpoint_spilled"),
     }
-    assert states(run_json("verify", "run")) == {"checkpoint_named": "ok"}
+    assert states(run_json("verify", home.store.uri)) == {"checkpoint_named": "ok"}
     assert list(home.spill.list("")) == []
 
 
@@ -347,13 +354,13 @@ def test_it_asks_before_it_removes(site: Site) -> None:
     home.begin_only("checkpoint_killed")
     home.snapshot()
     before = site.everything()
-    assert "unfinished save" in run("prune", "run", answer="n\n")
-    run("prune", "run", answer="", expect=1)
+    assert "unfinished save" in run("prune", home.store.uri, answer="n\n")
+    run("prune", home.store.uri, answer="", expect=1)
     assert site.everything() == before
-    assert "Removed: 1, 4 B." in run("prune", "run", answer="y\n")
+    assert "Removed: 1, 4 B." in run("prune", home.store.uri, answer="y\n")
     assert not (site.cluster / "run" / "checkpoint_killed").exists()
     for flags in (["--dry-run", "--yes"], ["--json"]):
-        run("prune", "run", *flags, expect=2)
+        run("prune", home.store.uri, *flags, expect=2)
 
 
 def test_a_run_that_a_controller_holds_is_left_alone(site: Site) -> None:
@@ -362,15 +369,15 @@ def test_a_run_that_a_controller_holds_is_left_alone(site: Site) -> None:
     home.snapshot()
     owner = Owner(home.store, "t1", "process 7 on node-7")
     owner.take()
-    answer = run_json("prune", "run", "--yes", expect=1)
+    answer = run_json("prune", home.store.uri, "--yes", expect=1)
     assert answer["error"]["type"] == "RunInUseError"
     assert "process 7 on node-7" in answer["error"]["message"]
     assert (site.cluster / "run" / "checkpoint_killed").exists()
-    run("prune", "run", "--yes", "--not-running")
+    run("prune", home.store.uri, "--yes", "--not-running")
     assert not (site.cluster / "run" / "checkpoint_killed").exists()
     with pytest.raises(RunTakenOverError, match="ray-anystorage prune"):
         owner.check()
-    assert run_json("prune", "run", "--yes")["found"] == [], "prune did not let go of the run"
+    assert run_json("prune", home.store.uri, "--yes")["found"] == [], "prune did not let go of the run"
 
 
 def test_a_controller_that_starts_while_it_asks_is_seen(site: Site) -> None:
@@ -387,7 +394,7 @@ def test_a_controller_that_starts_while_it_asks_is_seen(site: Site) -> None:
             owner.release()
             return super().read1(-1 if size is None else size)
 
-    assert "nothing was removed" in unwrapped(run("prune", "run", answer=Answer(b"y\n"), expect=1))
+    assert "nothing was removed" in unwrapped(run("prune", home.store.uri, answer=Answer(b"y\n"), expect=1))
     assert (site.cluster / "run" / "checkpoint_killed").exists()
 
 
@@ -396,7 +403,7 @@ def test_a_torn_snapshot_names_nothing_so_nothing_is_removed(site: Site) -> None
     home.begin_only("checkpoint_killed")
     home.store.write_small(SNAPSHOT, b'{"checkpoint_results": [')
     before = site.everything()
-    assert run_json("prune", "run", "--yes", expect=1)["error"]["type"] == "SnapshotDamagedError"
+    assert run_json("prune", home.store.uri, "--yes", expect=1)["error"]["type"] == "SnapshotDamagedError"
     assert site.everything() == before
 
 
@@ -406,5 +413,5 @@ def test_without_credentials_the_mount_is_pruned_and_the_bucket_is_said_not_to_b
     home.snapshot()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         site.environment.delenv(name)
-    assert "The bucket was not searched for data of this run" in unwrapped(run("prune", "run", "--yes"))
+    assert "The bucket was not searched for data of this run" in unwrapped(run("prune", home.store.uri, "--yes"))
     assert not (site.cluster / "run" / "checkpoint_killed").exists()

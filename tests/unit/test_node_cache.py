@@ -22,6 +22,7 @@ from ray_anystorage.checkpoint import cache_entry, cache_index
 from ray_anystorage.checkpoint.cache import CachedFile, Entry, NodeCache
 from ray_anystorage.transfer.digest import chunks_of, file_digest
 from tests.harness.mounts import tmpfs
+from tests.unit.test_locks import wait_for_waiter
 
 SPAWN = multiprocessing.get_context("spawn")
 MIB = 1 << 20
@@ -276,6 +277,19 @@ def test_a_file_is_hashed_once_in_a_session_and_again_in_the_next(cache: NodeCac
         assert len(hashed) == total
 
 
+def test_a_file_that_may_still_change_unseen_is_hashed_each_time(
+    cache: NodeCache, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_index, "_SETTLED_AFTER", 10**18)
+    entry = cache.entry("run", "checkpoint_1", "a")
+    put(entry, ("a", b"a"))
+    with entry.filling():
+        entry.record([cached("a", b"a")], "one")
+    for total in (1, 2):
+        assert missing(entry, [cached("a", b"a")]) == []
+        assert len(hashed) == total
+
+
 def test_what_a_download_verified_is_not_hashed(cache: NodeCache, hashed: list[str]) -> None:
     file = cached("a", b"a")
     entry = cache.entry("run", "checkpoint_1", "a")
@@ -373,6 +387,22 @@ def test_one_process_fills_and_the_others_find_it(cache: NodeCache, tmp_path: Pa
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
     assert log.read_text() == "fetched\n"
+
+
+def test_who_wants_to_fill_waits_for_who_does(cache: NodeCache) -> None:
+    entry, entered = cache.entry("run", "checkpoint_1", "a"), threading.Event()
+
+    def fill() -> None:
+        with entry.filling():
+            entered.set()
+
+    waiting = threading.Thread(target=fill)
+    with entry.filling():
+        waiting.start()
+        wait_for_waiter(entry.directory)
+        assert not entered.is_set()
+    waiting.join()
+    assert entered.is_set()
 
 
 def test_a_reader_does_not_keep_others_from_filling(cache: NodeCache) -> None:

@@ -279,9 +279,13 @@ def waits(place: Staging, action: object) -> threading.Thread:
 def test_one_save_is_always_taken_and_ranks_share_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tmpfs(tmp_path / "disk", size="32m") as disk:
         small_disk(tmp_path, monkeypatch, disk)
-        place = Staging("run", 8)
-        assert place.stage(str(checkpoint(disk / "first", 20)), keep=False) is not None
-        waits(place, lambda: place.stage(str(checkpoint(disk / "second", 1)), keep=False))
+        place = Staging("run", 8)  # one rank alone could have 16 MB waiting, one of eight 2 MB
+        first, second = place.stage(str(checkpoint(disk / "first", 5)), keep=False), checkpoint(disk / "second", 1)
+        assert first is not None
+        waiting = waits(place, lambda: place.stage(str(second), keep=False))
+        place.ended(first.directory, None)
+        waiting.join(30)
+        assert os.listdir(second) == []
         place.discard()
 
 
