@@ -89,7 +89,7 @@ def find_run(run: str, *, credentials: str | None = None) -> Run:
     Raises
     ------
     RunMissingError
-        There is none; says where it was looked for. Also a ``ValueError`` and a ``FileNotFoundError``.
+        There is none; says where it was looked for. Also a ``ValueError`` and a ``LookupError``.
     SeveralHomesError
         Runs of the name exist in more than one tier.
     RequestError

@@ -117,6 +117,9 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
             failure = CheckpointSaveError(f"checkpoint {checkpoint_dir_name} could not be saved: {error}")
             staging.ended(checkpoint.path, failure)
             raise failure from error
+        except BaseException as error:  # whoever waits for the staged directory must hear of any end
+            staging.ended(checkpoint.path, error)
+            raise
         staging.ended(checkpoint.path, None)
         persisted = Checkpoint.__new__(Checkpoint)
         ray.train.Checkpoint.__init__(

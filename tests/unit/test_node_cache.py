@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_anystorage.checkpoint import cache_entry, cache_index
@@ -227,6 +227,7 @@ def test_paths_that_leave_the_entry_are_refused(cache: NodeCache, tmp_path: Path
         entry.record([bad], "one")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=2, max_size=6, unique=True))
 def test_any_names_have_a_place_of_their_own_below_the_root(names: list[tuple[str, str, str]]) -> None:
     folders = [NodeCache("/root").entry(*name).folder for name in names]
@@ -331,6 +332,7 @@ def test_a_later_write_into_the_source_is_found_in_the_same_session(
     assert Path(sources[0][0]).read_bytes() == b"behind"
 
 
+@settings(deadline=None)
 @given(damage=st.binary(max_size=40))
 def test_a_torn_index_only_costs_hashing(tmp_path_factory: pytest.TempPathFactory, damage: bytes) -> None:
     entry = NodeCache(str(tmp_path_factory.mktemp("cache"))).entry("run", "checkpoint_1", "a")
