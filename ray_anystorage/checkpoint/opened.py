@@ -144,7 +144,7 @@ class Opened:
         wanted = [CachedFile(f.path, f.size, f.digest or "", f.chunks or ()) for f in contents.files]
         inline = self.folder if set(contents.locations) <= {None} else None
         if entry is not None and (inline is None or _all_there(entry, wanted)):
-            return self._from_cache(entry, contents, wanted, stack, whole=inline is None)
+            return self._from_cache(entry, contents, wanted, stack)
         if inline is not None:
             self._verify_in_place(contents, inline, content=verify == "content")
             return inline
@@ -154,16 +154,18 @@ class Opened:
         return directory
 
     def _from_cache(
-        self, entry: Entry, contents: Contents, wanted: list[CachedFile], stack: contextlib.ExitStack, *, whole: bool
+        self, entry: Entry, contents: Contents, wanted: list[CachedFile], stack: contextlib.ExitStack
     ) -> str:
         stack.enter_context(entry.reading())  # around the filling, so that nobody evicts it in between
         with entry.filling():
-            missing = {file.path for file in entry.missing(wanted, self.node.session)}
+            missing = entry.missing(wanted, self.node.session)
             if missing:
-                lacking = replace(contents, files=tuple(f for f in contents.files if f.path in missing))
-                if self.node.cache is not None:
-                    self.node.cache.make_room(lacking.size)
+                paths = {file.path for file in missing}
+                lacking = replace(contents, files=tuple(file for file in contents.files if file.path in paths))
+                if self.node.cache is not None and not self.node.cache.make_room(lacking.size):
+                    logger.warning("checkpoint %s passes the share of the disk that the node's cache has", self.name)
                 fetch(self.sources, lacking, entry.directory)
+                entry.record(missing, self.node.session)
             for path in contents.directories:
                 os.makedirs(os.path.join(entry.directory, path), exist_ok=True)
             self._refresh_metadata(entry.directory)

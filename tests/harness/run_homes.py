@@ -68,7 +68,7 @@ class Home:
     def begin_only(self, checkpoint: str, *, spilled: bool = False) -> None:
         """What a rank leaves that was killed before it wrote its manifest."""
         source = self.scratch / checkpoint
-        source.mkdir(parents=True)
+        (source / "empty").mkdir(parents=True)
         (source / "half.bin").write_bytes(b"half")
         part = Part(checkpoint, "a0", 0, 1)
         begin(self.store, part)
