@@ -6,6 +6,7 @@ It is put in Ray's place in the controller's process alone, when that asks for t
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Iterable
 from typing import Any
@@ -147,9 +148,13 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         elif name == self._resumed:
             self._postponed.add(name)  # ranks may still be reading it
         else:
-            # pyarrow would write a marker above what it deletes in a bucket.
-            folder = plainly if self._storage.on_mount else lambda: delete_below(self._home, name)
-            delete_checkpoint(self._home, self._storage.spill_store(), name, folder)
+            delete_checkpoint(self._home, self._storage.spill_store(), name, lambda: self._clear(name, path, plainly))
+
+    def _clear(self, name: str, path: str, plainly: Any) -> None:
+        """Remove a folder, the marks that tell what it is last; pyarrow has no order, and writes markers in buckets."""
+        delete_below(self._home, name)
+        if self._storage.on_mount and os.path.isdir(path):
+            plainly()
 
     def delete_postponed(self) -> None:
         """Delete what was kept for the ranks that resumed from it; for the end of the run."""
