@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import botocore.exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from ray_anystorage import errors
 from ray_anystorage.credentials.grant import Grant, Mode, carried
@@ -46,6 +46,7 @@ _CONNECTION = (
     ResponseParserError,
     HTTPError,
 )
+_LATE = (boto.ReadTimeoutError, ReadTimeoutError)
 _FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, OSError)
 
 
@@ -159,7 +160,8 @@ class S3Store(ObjectStore):
             return error
         if isinstance(error, _CONNECTION):
             reason = self._grant.secrets.redact(f"{type(error).__name__}: {error}")
-            return Transient(self._unavailable(operation, key, reason))
+            # A store that has more to do than it can answers late, and more of the same would keep it late.
+            return Transient(self._unavailable(operation, key, reason), throttled=isinstance(error, _LATE))
         if not isinstance(error, boto.ClientError):
             return explain_s3(error, self._attempt(operation, key)).error()
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
