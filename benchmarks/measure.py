@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from benchmarks.target import Target
 
@@ -61,32 +62,36 @@ def run(
         try:
             assert process.stdin is not None  # noqa: S101 - for mypy: it was opened as a pipe
             print(json.dumps(order), file=process.stdin, flush=True)
-            ready, _ = _answer(process, log)
-            before = _anonymous(process.pid)
+            assert process.stdout is not None  # noqa: S101 - for mypy: it was opened as a pipe
+            ready, _ = answer(process.stdout, process.pid, log)
+            before = anonymous_memory(process.pid)
             print(file=process.stdin, flush=True)
-            took, peak = _answer(process, log)
+            took, peak = answer(process.stdout, process.pid, log)
         except BaseException:
             process.kill()
             raise
     return Run(took["seconds"], took["cpu"], max(0, peak - before), ready["settings"], ready["durable"])
 
 
-def _answer(process: subprocess.Popen[str], log: Path) -> tuple[dict, int]:  # type: ignore[type-arg]
-    """Its next line, and the most memory that it had until then."""
-    assert process.stdout is not None  # noqa: S101 - for mypy: it was opened as a pipe
+def answer(lines: IO[str], pid: int, log: Path | None = None) -> tuple[dict[str, Any], int]:
+    """The next line of JSON that a process writes, and the most anonymous memory that it had until then."""
     peak, waited = 0, 0.0
-    while not select.select([process.stdout], [], [], _SAMPLE)[0]:
-        peak = max(peak, _anonymous(process.pid))
+    while not select.select([lines], [], [], _SAMPLE)[0]:
+        peak = max(peak, anonymous_memory(pid))
         waited += _SAMPLE
         if waited > _PATIENCE:
-            raise RunFailedError(f"not done after {_PATIENCE} s: {log.read_text()[-2000:]}")
-    line = process.stdout.readline()
+            raise RunFailedError(f"not done after {_PATIENCE} s: {_tail(log)}")
+    line = lines.readline()
     if not line:
-        raise RunFailedError(f"it ended with {process.wait()}: {log.read_text()[-2000:]}")
+        raise RunFailedError(f"it ended: {_tail(log)}")
     return json.loads(line), peak
 
 
-def _anonymous(pid: int) -> int:
+def _tail(log: Path | None) -> str:
+    return log.read_text()[-2000:] if log else "see its own log"
+
+
+def anonymous_memory(pid: int) -> int:
     """Bytes of anonymous memory that a process and its children have resident (proc(5), RssAnon)."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -94,4 +99,4 @@ def _anonymous(pid: int) -> int:
     except FileNotFoundError:  # it ended between two looks
         return 0
     own = sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:"))
-    return own + sum(_anonymous(int(child)) for child in children)
+    return own + sum(anonymous_memory(int(child)) for child in children)

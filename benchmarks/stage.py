@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -35,6 +36,7 @@ class Stage:
     ) -> None:
         self.work, self._mount, self._server, self._far, self._counting = work, mount, server, far, counting
         self._numbers = itertools.count()
+        self._token = secrets.token_hex(32)
         self._client = server.client()
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._environment = kept | server.env() | {"TMPDIR": str(work), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -69,6 +71,23 @@ class Stage:
         if not target.is_bucket:
             os.sync()  # what the one before left to be written must not slow this one down
         return measure.run(client, operation, source, goal, target, self._environment, self.work / "worker.log")
+
+    def node_environment(self) -> dict[str, str]:
+        """What a node of Ray needs to reach the server, and where its workers find the benchmarks."""
+        ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}  # Ray listens on all interfaces
+        return {**self._environment, **ray, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def site(self, target: Target) -> dict[str, str]:
+        """The environment of a driver at a site whose storage is the target."""
+        local = self.work / "local"
+        local.mkdir(exist_ok=True)
+        places = {"RAY_ANYSTORAGE_LOCAL_STORAGE": str(local)}
+        if target.is_bucket:
+            places["RAY_ANYSTORAGE_ARTIFACT_STORAGE"] = f"s3://{target.bucket}/ours"
+            places |= {"RAY_ANYSTORAGE_ENDPOINT": target.endpoint, "RAY_ANYSTORAGE_REGION": target.region}
+        else:
+            places["RAY_ANYSTORAGE_CLUSTER_STORAGE"] = target.root
+        return {**self.node_environment(), **places}
 
     def stored(self, target: Target, prefix: str) -> dict[str, int]:
         """Size of everything under a prefix, by relative name; dot files are a client's own business."""
