@@ -50,6 +50,8 @@ class Origin:
     def _locate(self, uri: str) -> Store:
         for recipe in (self.spill, self.home):
             if isinstance(recipe, BucketRecipe):
+                if uri.startswith(f"{recipe.uri}/"):  # as it is: a name may hold what a URI takes for a query
+                    return recipe.child(uri.removeprefix(f"{recipe.uri}/")).open()
                 address = parse_bucket_uri(uri, what="a manifest")
                 own = recipe.address
                 if (address.scheme, address.bucket) == (own.scheme, own.bucket):

@@ -18,8 +18,7 @@ from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
-    ManifestError,
-    RankConflictError,
+    ManifestTooNewError,
     StorageError,
 )
 from ray_anystorage.transfer.store import Store
@@ -115,7 +114,9 @@ def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: 
     except CheckpointIncompleteError as error:
         committed = RECORD in names
         return Finding(checkpoint, "damaged" if committed else "never committed", error.message)
-    except (CheckpointCorruptedError, CheckpointMissingError, ManifestError, RankConflictError) as error:
+    except ManifestTooNewError as error:
+        return Finding(checkpoint, "not readable", error.message)
+    except (CheckpointCorruptedError, CheckpointMissingError) as error:
         return Finding(checkpoint, "damaged", error.message)
     found = _described(sources, contents, own)
     try:
@@ -152,7 +153,7 @@ def _fault(sources: Sources, contents: Contents, directory: str | None, *, conte
         part = replace(contents, files=tuple(file for file in contents.files if file.location == location))
         try:
             if location is None and directory is not None:
-                verify_in_place(part, directory, content=content)
+                verify_in_place(part, directory, content=content, home=sources.home)
             elif content:
                 verify_stored(sources, part)
             else:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ray_anystorage.checkpoint.cache_entry import TRASH, CachedFile, Entry, delete_tree, own_root
+from ray_anystorage.checkpoint.cache_room import PROMISED, promise, to_come
 from ray_anystorage.transfer.digest import chunk_digest
 from ray_anystorage.transfer.locks import locked
 
@@ -70,22 +71,25 @@ class NodeCache:
             Entry(self._root, entry).remove()
         _remove_empty_run(folder)
 
-    def make_room(self, size: int) -> bool:
-        """Evict entries, the least recently used first, until there is room.
+    @contextlib.contextmanager
+    def room(self, entry: Entry, size: int) -> Iterator[bool]:
+        """Evict entries, the least recently used first, until there is room, and keep it for an entry until the end.
 
         Never evicted are entries in use, and of a live run the two that were saved here last, or fetched where fewer
-        were saved. Nothing is reserved: two processes that fill two entries at once may together pass the share.
+        were saved.
 
         Parameters
         ----------
+        entry
+            That is to be filled.
         size
             Bytes to come, which should fit both in the share and in the disk's free space, with a twentieth of the disk
-            to spare.
+            to spare, beside what other processes were promised.
 
-        Returns
-        -------
+        Yields
+        ------
         bool
-            False where they do not fit after everything that may go has gone.
+            False where they do not fit after everything that may go has gone; then nothing is kept.
 
         Raises
         ------
@@ -93,9 +97,17 @@ class NodeCache:
             The cache cannot be read or written.
         """
         own_root(self._root)
+        with contextlib.ExitStack() as kept:
+            with locked(os.path.join(self._root, PROMISED)):
+                fits = self._make_room(size)
+                if fits:
+                    kept.enter_context(promise(self._root, entry.folder, _size(entry.folder) + size))
+            yield fits
+
+    def _make_room(self, size: int) -> bool:
         for gone in _folders(os.path.join(self._root, TRASH)):
             delete_tree(gone)
-        runs = [folder for folder in _folders(self._root) if os.path.basename(folder) != TRASH]
+        runs = [folder for folder in _folders(self._root) if os.path.basename(folder) not in (TRASH, PROMISED)]
         fits = self._evict([resident for run in runs for resident in _residents(run)], size)
         for run in runs:
             _remove_empty_run(run)
@@ -103,12 +115,13 @@ class NodeCache:
 
     def _evict(self, residents: list[_Resident], size: int) -> bool:
         taken = sum(resident.size for resident in residents)
+        promised = to_come(self._root, {resident.folder: resident.size for resident in residents})
         for resident in sorted(residents, key=lambda resident: resident.used):
-            if self._fits(taken, size):
+            if self._fits(taken, promised + size):
                 return True
             if self._evict_one(resident):
                 taken -= resident.size
-        return self._fits(taken, size)
+        return self._fits(taken, promised + size)
 
     def _evict_one(self, resident: _Resident) -> bool:
         with contextlib.ExitStack() as held:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ray_anystorage.checkpoint.cache_index import Index, Record, is_settled, stamp_of
 from ray_anystorage.checkpoint.manifest import check_path
+from ray_anystorage.checkpoint.planted import unlink_planted
 from ray_anystorage.transfer.digest import digest_file
 from ray_anystorage.transfer.locks import locked
 
@@ -30,7 +31,7 @@ _TEMPORARY = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # of a fill that wa
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """What the cache needs of a file: path below the checkpoint, bytes, digest and those of its chunks."""
+    """What the cache needs of a file; the digest is empty where nobody hashed it, and then sizes alone are compared."""
 
     path: str
     size: int
@@ -116,6 +117,7 @@ class Entry:
         index, linked = Index(self.folder), dict[str, Record]()
         try:
             with self.reading(), index.alone():
+                unlink_planted(self.directory, [path for _, _, path in wanted])
                 for source, file, path in wanted:
                     record = _link(source, file, os.path.join(self.directory, path), index.temporary())
                     if record is not None:
@@ -145,6 +147,7 @@ class Entry:
         index = Index(self.folder)
         targets = [(file, os.path.join(self.directory, check_path(file.path))) for file in files]
         _sweep(self.directory)
+        unlink_planted(self.directory, [file.path for file in files])
         known, verified, absent = index.read(), dict[str, Record](), list[CachedFile]()
         for file, target in targets:
             try:
@@ -207,7 +210,7 @@ class Entry:
 
 
 def own_root(root: str) -> None:
-    """Make the cache's folder, or see that it belongs to this user alone.
+    """Make a folder of this node's, or see that it belongs to this user alone.
 
     Raises
     ------
@@ -268,6 +271,8 @@ def _verified(file: CachedFile, target: str, known: Record | None, session: str)
     stamp = stamp_of(before)
     if before.st_size == file.size and known is not None and known.vouches(file.digest, stamp, session):
         return known
+    if before.st_size == file.size and not file.digest:
+        return Record("", stamp, session)
     size, digest, _ = digest_file(target) if before.st_size == file.size else (before.st_size, "", ())
     if size != file.size:
         raise OSError(errno.EBADMSG, f"it has {size} bytes, and {file.size} were saved", target)

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ray_anystorage.checkpoint.manifest import Manifest
+from ray_anystorage.checkpoint.manifest import Manifest, file_and_folder
 from ray_anystorage.errors import CheckpointIncompleteError, RankConflictError, RequestError
 
 
@@ -106,7 +106,7 @@ def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, ra
     CheckpointIncompleteError
         A rank has no manifest, or the manifests of the attempt contradict each other in world size.
     RankConflictError
-        Two ranks stored different content under one name; names both and the file.
+        Two ranks stored different content under one name, or one of them a folder; names the file.
     """
     own = sorted((m for m in manifests if m.attempt == attempt and m.rank in ranks), key=lambda manifest: manifest.rank)
     missing = sorted(set(ranks) - {manifest.rank for manifest in own})
@@ -120,13 +120,19 @@ def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, ra
             "and not one checkpoint"
         )
     files = _files(own)
+    directories = sorted({path for manifest in own for path in manifest.directories})
+    if (both := file_and_folder(files, directories)) is not None:
+        raise RankConflictError(
+            f"checkpoint {checkpoint}: some ranks saved {both!r} as a file, others as a folder: have each rank write "
+            "names of its own"
+        )
     return Contents(
         checkpoint=checkpoint,
         attempt=attempt,
         world_size=sizes.pop(),
         ranks=tuple(manifest.rank for manifest in own),
         files=tuple(files[path] for path in sorted(files)),
-        directories=tuple(sorted({path for manifest in own for path in manifest.directories})),
+        directories=tuple(directories),
         detours=tuple((manifest.rank, manifest.detour) for manifest in own if manifest.detour is not None),
     )
 

@@ -6,13 +6,13 @@ One JSON file per rank and attempt in the checkpoint's own ``.anystorage`` folde
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_anystorage.errors import ManifestError, ManifestTooNewError
+from ray_anystorage.checkpoint.sealed import seal, unseal
+from ray_anystorage.errors import ManifestError
 
 FORMAT = 1
 FOLDER = ".anystorage"
@@ -21,16 +21,21 @@ POINTER = "DATA_IS_ELSEWHERE.txt"
 _NAME = re.compile(r"manifest-(?P<attempt>[0-9a-z]+)-(?P<rank>[0-9]+)-of-(?P<world>[0-9]+)\.json")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
+_TEMPORARY = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # what is under way, on mounts and in caches; it is swept
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file: its path below the checkpoint (POSIX, relative), its bytes, its digest and that of each chunk."""
+    """One file: its path below the checkpoint (POSIX, relative), its bytes, its digest and that of each chunk.
+
+    ``etag`` is the store's own mark of it when it was stored, ``None`` where the store gave none.
+    """
 
     path: str
     size: int
     digest: str
     chunks: tuple[str, ...]
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,8 @@ class Manifest:
         Why the data lies elsewhere than it was to go, in one line; ``None`` where it lies as planned.
     seconds
         That storing the data took.
-    token
-        Differs between two saves of one rank under the same checkpoint name in the same attempt.
+    report
+        Which of the run's reports it was saved for: another one may use the same checkpoint name in the same attempt.
     """
 
     attempt: str
@@ -67,7 +72,7 @@ class Manifest:
     directories: tuple[str, ...] = ()
     detour: str | None = None
     seconds: float = 0.0
-    token: str = ""
+    report: int = 0
 
     @property
     def name(self) -> str:
@@ -81,7 +86,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The manifest as it is stored."""
-        return json.dumps(
+        return seal(
             {
                 "format": FORMAT,
                 "attempt": self.attempt,
@@ -91,13 +96,13 @@ class Manifest:
                 "algorithm": self.algorithm,
                 "chunk_bytes": self.chunk_bytes,
                 "files": [[file.path, file.size, file.digest, list(file.chunks)] for file in self.files],
+                "etags": [file.etag for file in self.files],
                 "directories": list(self.directories),
                 "detour": self.detour,
                 "seconds": round(self.seconds, 3),
-                "token": self.token,
-            },
-            separators=(",", ":"),
-        ).encode()
+                "report": self.report,
+            }
+        )
 
 
 def manifest_attempt(name: str) -> str | None:
@@ -123,16 +128,7 @@ def read_manifest(name: str, content: bytes) -> Manifest:
     ManifestError
         It is torn, contradicts its name, or names a path outside of the checkpoint.
     """
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise ManifestError(f"{name} is torn or not a manifest: {error}") from error
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise ManifestError(f"{name} is not a manifest: it has no format")
-    if values["format"] > FORMAT:
-        raise ManifestTooNewError(
-            f"{name} has format {values['format']}, and this version of ray_anystorage reads up to {FORMAT}: upgrade it"
-        )
+    values = unseal(name, content, FORMAT)
     try:
         manifest = _parse(values)
     except (KeyError, TypeError, ValueError) as error:
@@ -143,7 +139,11 @@ def read_manifest(name: str, content: bytes) -> Manifest:
 
 
 def _parse(values: dict[str, Any]) -> Manifest:
-    files = tuple(FileEntry(path, int(size), digest, tuple(chunks)) for path, size, digest, chunks in values["files"])
+    etags = values.get("etags", [None] * len(values["files"]))
+    files = tuple(
+        FileEntry(path, int(size), digest, tuple(chunks), etag)
+        for (path, size, digest, chunks), etag in zip(values["files"], etags, strict=True)
+    )
     directories = tuple(values["directories"])
     chunk_bytes = int(values["chunk_bytes"])
     if chunk_bytes < 1:
@@ -157,10 +157,13 @@ def _parse(values: dict[str, Any]) -> Manifest:
                 raise ValueError(f"{file.path!r} has the digest {digest!r}")
     for path in directories:
         check_path(path)
-    _refuse_twice([file.path for file in files])
+    paths = [file.path for file in files]
+    _refuse_twice(paths)
+    if (both := file_and_folder(paths, directories)) is not None:
+        raise ValueError(f"{both!r} is named as a file and as a folder")
     location = values["location"]
-    if location is not None and not isinstance(location, str):
-        raise ValueError(f"location {location!r}")
+    if location is not None:
+        _check_location(location)
     return Manifest(
         attempt=str(values["attempt"]),
         rank=int(values["rank"]),
@@ -172,7 +175,7 @@ def _parse(values: dict[str, Any]) -> Manifest:
         directories=directories,
         detour=None if values["detour"] is None else str(values["detour"]),
         seconds=float(values["seconds"]),
-        token=str(values["token"]),
+        report=int(values["report"]),
     )
 
 
@@ -191,9 +194,31 @@ def check_path(path: str) -> str:
         raise ValueError(f"{path!r} is not a plain path below the checkpoint")
     if segments[0] == FOLDER:
         raise ValueError(f"{path!r} lies in the folder {FOLDER}, which is this package's own")
+    if any(_TEMPORARY.fullmatch(segment) for segment in segments):
+        raise ValueError(f"{path!r} has the name of one of this package's temporary files")
     if len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
         raise ValueError(f"{path[:60]!r}… is longer than {_LONGEST_PATH} bytes")
     return path
+
+
+def file_and_folder(files: Collection[str], directories: Collection[str]) -> str | None:
+    """A path that some of the names have as a file and others as a folder; ``None`` where there is none."""
+    known = set(files)
+    folders = {parent for path in (*files, *directories) for parent in _parents(path)}
+    return next((path for path in sorted(folders | set(directories)) if path in known), None)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _check_location(location: str) -> None:
+    scheme, _, folder = str(location).partition("://")
+    segments = folder.split("/")
+    if not scheme or len(segments) < 2 or "\0" in folder or not {"", ".", ".."}.isdisjoint(segments):
+        raise ValueError(f"location {location!r} is not the URI of a folder in a bucket")
 
 
 def _refuse_twice(paths: Sequence[str]) -> None:

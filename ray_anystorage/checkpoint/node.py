@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -13,7 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray_anystorage.checkpoint.cache import NodeCache
+from ray_anystorage.checkpoint.cache_entry import own_root
 from ray_anystorage.settings import DEFAULT_CACHE_SHARE, read_settings
+
+logger = logging.getLogger("ray.train.anystorage")
 
 _OLD = 7 * 24 * 3600.0  # seconds after which what another session verified is forgotten
 _state: dict[int, Node] = {}  # by process: a fork starts anew
@@ -40,12 +44,22 @@ class Node:
     @property
     def cache(self) -> NodeCache | None:
         """The cache, or ``None`` where it is turned off."""
-        return NodeCache(os.path.join(self.folder, "cache"), share=self.cache_share) if self.cache_share else None
+        return self.passing if self.cache_share else None
+
+    @property
+    def passing(self) -> NodeCache:
+        """Where the processes of the node share what is not kept."""
+        return NodeCache(os.path.join(self.folder, "cache"), share=self.cache_share)
 
     @property
     def slots(self) -> str:
         """The folder where processes meet that write to the same mount."""
         return os.path.join(self.folder, "slots")
+
+    @property
+    def journals(self) -> str:
+        """The folder with the journals of what was stored from here."""
+        return os.path.join(self.folder, "journals")
 
     def once(self, what: str, action: Callable[[], None]) -> None:
         """Run an action once in this session by one process of the node; the others wait for it.
@@ -54,24 +68,38 @@ class Node:
         """
         folder = os.path.join(self.folder, "verified", _digest(self.session))
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        with open(os.path.join(folder, _digest(what)), "a+b") as mark:
+        with open(os.path.join(folder, _digest(what)), "ab", buffering=0) as mark:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            if mark.tell() == 0:
+            if os.fstat(mark.fileno()).st_size == 0:
                 action()
                 mark.write(b"done")
 
     def forget_old(self) -> None:
-        """Remove what sessions of long ago verified."""
-        folder = os.path.join(self.folder, "verified")
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(folder):
-                if time.time() - entry.stat().st_mtime > _OLD:
-                    shutil.rmtree(entry.path, ignore_errors=True)
+        """Remove what sessions of long ago verified, and what runs of long ago stored."""
+        for folder in (os.path.join(self.folder, "verified"), self.journals):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.scandir(folder):
+                    if time.time() - entry.stat().st_mtime > _OLD:
+                        shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def node_folder(root: str | None = None) -> str:
     """The folder of this user below a root: ``local`` storage, or the system's temporary directory where ``None``."""
     return os.path.join(root or tempfile.gettempdir(), f"anystorage-{os.getuid()}")
+
+
+def node_at(root: str | None, session: str, cache_share: float) -> Node:
+    """The place below a root, as :func:`node_folder` has it.
+
+    Its folder is this user's alone. Where somebody else took the name, nothing is kept or shared there.
+    """
+    folder = node_folder(root)
+    try:
+        own_root(folder)
+    except OSError as error:
+        logger.warning("%s is not used on this node, and nothing is kept on its disk: %s", folder, error)
+        return Node(tempfile.mkdtemp(prefix="anystorage-alone-"), session, 0.0)
+    return Node(folder, session, cache_share)
 
 
 def enter(node: Node) -> None:
@@ -86,7 +114,7 @@ def current() -> Node:
         settings = read_settings()
         local = next((place.root for place in settings.locations if place.tier == "local"), None)
         root = local if local and os.access(local, os.W_OK | os.X_OK) else None
-        known = Node(node_folder(root), f"process-{os.getpid()}-{time.monotonic_ns()}", settings.cache_share)
+        known = node_at(root, f"process-{os.getpid()}-{time.monotonic_ns()}", settings.cache_share)
         _state[os.getpid()] = known
     return known
 

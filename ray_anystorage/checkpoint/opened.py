@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
 from ray_anystorage.checkpoint.contents import Contents
+from ray_anystorage.checkpoint.directory import has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.ranges import RangeReader
@@ -34,6 +35,7 @@ logger = logging.getLogger("ray.train.anystorage")
 Verify = Literal["content", "size"]
 _COMMIT_WAIT = 120.0  # seconds; a commit follows the last rank's report within a poll of the controller
 _LOOK_EVERY = 0.1  # seconds
+_PASSING = "passing"  # stands for a run in the node's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Opened:
 
         Raises
         ------
-        CheckpointMissingError, CheckpointIncompleteError, CheckpointCorruptedError, ManifestError, StorageError
+        CheckpointMissingError, CheckpointIncompleteError, CheckpointCorruptedError, ManifestTooNewError, StorageError
             As :func:`ray_anystorage.checkpoint.read.read_contents`.
         RequestError
             A pattern names nothing.
@@ -95,15 +97,20 @@ class Opened:
         """
         if verify not in ("content", "size"):
             raise RequestError(f"verify={verify!r}: expected 'content', or 'size' to compare sizes alone")
-        contents = self.contents(files)
+        whole = self.contents()
+        self._tell(whole)
+        contents = whole if files is None else whole.matching(files)
         with contextlib.ExitStack() as stack:
             with self._quarantining():
                 directory = self._ready(contents, verify, stack)
+            if whole.attempt is not None and has_others(whole, directory):
+                directory = view(whole, directory, stack.enter_context(_temporary_directory()))
             yield directory
 
     def copy_to(self, target: str) -> None:
         """Fetch everything into a directory of the caller's, verified."""
         contents = self.contents()
+        self._tell(contents)
         with self._quarantining():
             fetch(self.sources, contents, target)
         self._refresh_metadata(target)
@@ -128,10 +135,11 @@ class Opened:
 
         Raises
         ------
-        CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError, ManifestError, StorageError
+        CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError, ManifestTooNewError, StorageError
             It is not good on this node.
         """
         contents = self.contents()
+        self._tell(contents)
         for location in contents.locations:
             part = replace(contents, files=tuple(file for file in contents.files if file.location == location))
             if location is None and self.folder is not None:
@@ -139,32 +147,39 @@ class Opened:
             else:
                 verify_listed(self.sources, part)
 
+    def _tell(self, contents: Contents) -> None:
+        """Say once per node and session what cannot be promised."""
+        if not contents.verifiable:
+            line = "checkpoint %s was not stored by ray_anystorage: only that its files are there can be verified"
+            self.node.once(f"{self.run}\0{self.name}\0told", lambda: logger.warning(line, self.name))
+
     def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
-        entry = self._entry(contents)
+        kept = self._entry(contents)
         wanted = [CachedFile(f.path, f.size, f.digest or "", f.chunks or ()) for f in contents.files]
         inline = self.folder if set(contents.locations) <= {None} else None
-        if entry is not None and (inline is None or _all_there(entry, wanted)):
-            return self._from_cache(entry, contents, wanted, stack)
-        if inline is not None:
+        if inline is not None and (kept is None or not _all_there(kept, wanted)):
             self._verify_in_place(contents, inline, content=verify == "content")
             return inline
+        try:  # around the filling, so that nobody evicts it in between
+            entry = kept or self._passing(contents)
+            stack.enter_context(entry.reading() if kept else _while_read(entry))
+        except OSError as error:
+            logger.warning("checkpoint %s is fetched for this process alone: %s", self.name, error)
+        else:
+            return self._from_cache(entry, contents, wanted)
         directory = stack.enter_context(_temporary_directory())
         fetch(self.sources, contents, directory)
         self._refresh_metadata(directory)
         return directory
 
-    def _from_cache(
-        self, entry: Entry, contents: Contents, wanted: list[CachedFile], stack: contextlib.ExitStack
-    ) -> str:
-        stack.enter_context(entry.reading())  # around the filling, so that nobody evicts it in between
+    def _from_cache(self, entry: Entry, contents: Contents, wanted: list[CachedFile]) -> str:
         with entry.filling():
             missing = entry.missing(wanted, self.node.session)
             if missing:
                 paths = {file.path for file in missing}
                 lacking = replace(contents, files=tuple(file for file in contents.files if file.path in paths))
-                if self.node.cache is not None and not self.node.cache.make_room(lacking.size):
-                    logger.warning("checkpoint %s passes the share of the disk that the node's cache has", self.name)
-                fetch(self.sources, lacking, entry.directory)
+                with self._room(entry, lacking.size):
+                    fetch(self.sources, lacking, entry.directory)
                 entry.record(missing, self.node.session)
             for path in contents.directories:
                 os.makedirs(os.path.join(entry.directory, path), exist_ok=True)
@@ -172,15 +187,36 @@ class Opened:
             entry.touch()
         return entry.directory
 
+    @contextlib.contextmanager
+    def _room(self, entry: Entry, size: int) -> Iterator[None]:
+        """Keep room in the cache for what is fetched; it is fetched all the same where there is none."""
+        if self.node.cache is None:
+            yield
+            return
+        with contextlib.ExitStack() as kept:
+            try:
+                if not kept.enter_context(self.node.cache.room(entry, size)):
+                    logger.warning("checkpoint %s passes the share of the disk that the node's cache has", self.name)
+            except OSError as error:
+                logger.warning("no room is kept for checkpoint %s on this node: %s", self.name, error)
+            yield
+
     def _entry(self, contents: Contents) -> Entry | None:
         cache = self.node.cache
         if cache is None or contents.attempt is None or not contents.verifiable:
             return None
         return cache.entry(self.run, self.name, contents.attempt)
 
+    def _passing(self, contents: Contents) -> Entry:
+        """A place for what the cache may not keep, or cannot verify, while the processes of this node read it."""
+        cache = self.node.passing
+        cache.drop_run(_PASSING)  # what killed processes left there
+        return cache.entry(_PASSING, f"{self.run}/{self.name}", contents.attempt or f"session {self.node.session}")
+
     def _verify_in_place(self, contents: Contents, folder: str, *, content: bool) -> None:
         what = f"{self.run}\0{self.name}\0{contents.attempt}\0{content}\0" + "\0".join(f.path for f in contents.files)
-        self.node.once(what, lambda: verify_in_place(contents, folder, content=content))
+        home = self.sources.home
+        self.node.once(what, lambda: verify_in_place(contents, folder, content=content, home=home))
 
     def _refresh_metadata(self, directory: str) -> None:
         """Ray's own note may have changed since; it lies in the run home, whatever else does."""
@@ -215,6 +251,19 @@ def _all_there(entry: Entry, wanted: Sequence[CachedFile]) -> bool:
         return False
 
     return bool(wanted) and all(there(file) for file in wanted)
+
+
+@contextlib.contextmanager
+def _while_read(entry: Entry) -> Iterator[None]:
+    """Use an entry that goes when nobody reads it any more."""
+    try:
+        with entry.reading():
+            yield
+    finally:
+        try:
+            entry.remove()
+        except OSError as error:
+            logger.warning("what was fetched for the time being stays in %s: %s", entry.folder, error)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,30 @@
-"""Who may write to a run: the controller that started last. And what tells this run home from others of its name."""
+"""Who may write to a run: one controller at a time. And what tells this run home from others of its name."""
 
 from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_anystorage.checkpoint.manifest import FOLDER
-from ray_anystorage.checkpoint.small_files import names_below, read, write
-from ray_anystorage.errors import ManifestError, RunTakenOverError
+from ray_anystorage.checkpoint.small_files import names_below, patiently, read, write
+from ray_anystorage.errors import ManifestError, ObjectMissingError, RunInUseError, RunTakenOverError, ShortReadError
 from ray_anystorage.transfer.store import Store
 
 _RUN, _OWNER = "run.json", "controller.json"
+_WORD_BYTES = 1024  # the owner's word is padded, so that one request of a known length reads it
+_LONGEST = 100  # characters of what is for people in it
+
+
+class Holder(NamedTuple):
+    """The controller that a run's word names: ``who`` for people, ``process`` for its cluster, if that knows it."""
+
+    token: str
+    who: str
+    released: bool
+    process: str
 
 
 def run_id(home: Store) -> str:
@@ -34,60 +47,105 @@ def known_run_id(home: Store) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """One controller's hold on a run home; ``who`` tells people where it is. No clock is compared.
+    """One controller's hold on a run home. No clock is compared.
 
-    A controller that starts takes the run over: after a crash or a partition nothing must stand in the way of going on.
-    The one before it learns of that at its next write, and ends with an error instead of writing into the other's run.
+    A controller that starts takes the run over unless the one before is known to be alive: after a crash or a partition
+    nothing must stand in the way of going on. The one before it learns of that at its next write, and ends with an
+    error instead of writing into the other's run.
+
+    Attributes
+    ----------
+    who
+        Tells people where it is.
+    process
+        Tells its cluster; empty where no cluster knows it.
     """
 
     home: Store
     token: str
     who: str
+    process: str = ""
 
-    def take(self) -> None:
-        """Become the owner."""
+    def take(self, is_alive: Callable[[str], bool] = lambda process: False) -> None:
+        """Become the owner.
+
+        Parameters
+        ----------
+        is_alive
+            Whether a process is known to be alive; false where that cannot be told.
+
+        Raises
+        ------
+        RunInUseError
+            The controller before this one has not ended, and is alive; names it.
+        """
+        try:
+            other = owner_of(self.home)
+        except ManifestError:
+            other = None
+        if other is not None and not other.released and other.process and is_alive(other.process):
+            raise RunInUseError(
+                f"the run at {self.home.uri} is being written to by another controller ({other.who}), which is alive. "
+                "Give this run another name; or, to go on with that one here, stop the other first: end its driver or "
+                "that process."
+            )
         self._write(released=False)
 
     def release(self) -> None:
-        """Say that the run is not being written to any more."""
-        if self._current()[0] == self.token:
+        """Say that this controller does not write to the run any more."""
+        last = self._current()
+        if last.token == self.token and not last.released:
             self._write(released=True)
 
     def check(self) -> None:
-        """Raise where another controller took over.
+        """Raise where another controller took over; costs one request.
 
         Raises
         ------
         RunTakenOverError
             Names the other one.
         """
-        token, who, _ = self._current()
-        if token != self.token:
+        other = self._current()
+        if other.token != self.token:
             raise RunTakenOverError(
-                f"another controller started the run at {self.home.uri} ({who}), and this one ({self.who}) stops "
+                f"another controller started the run at {self.home.uri} ({other.who}), and this one ({self.who}) stops "
                 "writing to it. One run of a name at a time: give one of them another name."
             )
 
     def _write(self, *, released: bool) -> None:
-        content = {"token": self.token, "who": self.who, "released": released}
-        write(self.home, f"{FOLDER}/{_OWNER}", json.dumps(content).encode())
+        own = {"token": self.token, "who": self.who[:_LONGEST], "released": released, "process": self.process}
+        write(self.home, f"{FOLDER}/{_OWNER}", json.dumps(own).encode().ljust(_WORD_BYTES))
 
-    def _current(self) -> tuple[str, str, bool]:
-        return owner_of(self.home) or ("", "somebody removed its word", False)
+    def _current(self) -> Holder:
+        return owner_of(self.home) or Holder("", "somebody removed its word", False, "")
 
 
-def owner_of(home: Store) -> tuple[str, str, bool] | None:
-    """Token, whereabouts and whether it released the run, of the last controller; ``None`` where there was none."""
-    names = names_below(home, FOLDER)
-    if _OWNER not in names:
+def owner_of(home: Store) -> Holder | None:
+    """The last controller of a run; ``None`` where there was none.
+
+    Raises
+    ------
+    ManifestError
+        Its word is torn.
+    """
+    key, word = f"{FOLDER}/{_OWNER}", bytearray(_WORD_BYTES)
+    try:
+        patiently(lambda: home.read_range(key, 0, memoryview(word)))
+    except ObjectMissingError:
         return None
-    values = _values(home, _OWNER, names[_OWNER])
-    return str(values["token"]), str(values["who"]), bool(values["released"])
+    except ShortReadError as error:
+        raise ManifestError(f"{home.uri}/{key} is torn: {error}") from error
+    values = _parsed(home, _OWNER, bytes(word))
+    return Holder(str(values["token"]), str(values["who"]), bool(values["released"]), str(values["process"]))
 
 
 def _values(home: Store, name: str, size: int) -> dict[str, object]:
+    return _parsed(home, name, read(home, f"{FOLDER}/{name}", size))
+
+
+def _parsed(home: Store, name: str, content: bytes) -> dict[str, object]:
     try:
-        values = json.loads(read(home, f"{FOLDER}/{name}", size))
+        values = json.loads(content)
     except ValueError as error:
         raise ManifestError(f"{home.uri}/{FOLDER}/{name} is torn: {error}") from error
     if not isinstance(values, dict):

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from ray_anystorage.checkpoint.contents import StoredFile
 from ray_anystorage.checkpoint.small_files import patiently
-from ray_anystorage.errors import CheckpointCorruptedError, ObjectMissingError, ShortReadError
+from ray_anystorage.errors import CheckpointCorruptedError, DigestMismatchError, ObjectMissingError, ShortReadError
+from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_digest
 from ray_anystorage.transfer.store import Store
-
-_FETCHES = 3  # of a chunk whose digest is wrong: a bit may have flipped on the way
 
 
 class RangeReader(io.RawIOBase):
@@ -70,14 +69,27 @@ class RangeReader(io.RawIOBase):
     def _verified(self, index: int) -> bytearray:
         offset = index * CHUNK_BYTES
         data = bytearray(min(CHUNK_BYTES, self._file.size - offset))
+        suspicion = Suspicion()
+
+        def fetch_and_compare() -> None:
+            self._store.read_range(self._key, offset, memoryview(data))
+            digest = chunk_digest(data)
+            if self._file.chunks is not None and digest != self._file.chunks[index]:
+                suspicion.of(digest, self._mismatch(index))
+
         try:
-            for _ in range(_FETCHES):
-                patiently(lambda: self._store.read_range(self._key, offset, memoryview(data)))
-                if self._file.chunks is None or chunk_digest(data) == self._file.chunks[index]:
-                    return data
-            reason = f"chunk {index}, which begins at byte {offset}, has other content"
-        except (ShortReadError, ObjectMissingError) as error:
-            reason = str(error)
-        damaged = CheckpointCorruptedError(f"{self._file.path} is damaged: {reason}")
-        self._on_damage(damaged)
-        raise damaged
+            patiently(fetch_and_compare)
+        except (DigestMismatchError, ShortReadError, ObjectMissingError) as error:
+            damaged = CheckpointCorruptedError(f"{self._file.path} is damaged: {error}")
+            self._on_damage(damaged)
+            raise damaged from error
+        return data
+
+    def _mismatch(self, index: int) -> DigestMismatchError:
+        return DigestMismatchError(
+            f"chunk {index}, which begins at byte {index * CHUNK_BYTES}, has other content",
+            tier="artifact",
+            place=f"{self._store.uri}/{self._key}",
+            tried="read it and compare digests",
+            remedy="restore an older checkpoint",
+        )

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+import logging
 
 from ray_anystorage.checkpoint.contents import Contents, StoredFile, assemble
-from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER, Manifest, manifest_attempt, read_manifest
+from ray_anystorage.checkpoint.manifest import (
+    FOLDER,
+    METADATA,
+    POINTER,
+    Manifest,
+    check_path,
+    manifest_attempt,
+    read_manifest,
+)
+from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD, Record, damaged_key, read_record, record_key
-from ray_anystorage.checkpoint.small_files import names_below, read, read_all, write
-from ray_anystorage.errors import CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError
+from ray_anystorage.checkpoint.small_files import names_below, patiently, read, read_all, write
+from ray_anystorage.errors import (
+    CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    CheckpointMissingError,
+    CheckpointOverwrittenError,
+    ManifestError,
+    ManifestTooNewError,
+    ObjectMissingError,
+    RankConflictError,
+)
 from ray_anystorage.transfer.store import Store
+
+logger = logging.getLogger("ray.train.anystorage")
 
 _LONGEST_REASON = 2000  # characters
 
@@ -34,14 +54,21 @@ def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, e
     CheckpointIncompleteError
         It was never committed, is being deleted, or a later attempt wrote over it.
     CheckpointCorruptedError
-        It was found damaged before.
-    ManifestError
-        A manifest or the record is torn, contradicts itself, or comes from a later version.
-    RankConflictError
-        Two ranks stored different content under one name.
+        It was found damaged before, or a manifest or the record is torn, contradicts itself or names what it may not.
+    ManifestTooNewError
+        A later version of this package wrote it; that is no damage.
     StorageError
         The home cannot be read.
     """
+    try:
+        return _contents(home, checkpoint, attempt, even_damaged=even_damaged)
+    except ManifestTooNewError as error:
+        raise ManifestTooNewError(f"checkpoint {checkpoint}: {error.message}") from error
+    except (ManifestError, RankConflictError) as error:
+        raise CheckpointCorruptedError(f"checkpoint {checkpoint} is damaged: {error.message}") from error
+
+
+def _contents(home: Store, checkpoint: str, attempt: str | None, *, even_damaged: bool) -> Contents:
     names = names_below(home, f"{checkpoint}/{FOLDER}")
     if DAMAGED in names and not even_damaged:
         raise CheckpointCorruptedError(
@@ -54,49 +81,53 @@ def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, e
             )
         return _unknown(home, checkpoint)
     record = read_record(read(home, record_key(checkpoint), names[RECORD]))
-    if record.attempt is None:
-        return _external(checkpoint, record)
-    if attempt is not None and attempt != record.attempt:
-        raise CheckpointIncompleteError(
-            f"checkpoint {checkpoint} of attempt {attempt} is gone: attempt {record.attempt} wrote over it"
-        )
-    manifests = _manifests(home, checkpoint, names, record.attempt)
-    return assemble(checkpoint, manifests, attempt=record.attempt, ranks=record.ranks)
+    if attempt not in (None, record.attempt):
+        later = "another upload" if record.attempt is None else f"attempt {record.attempt}"
+        raise CheckpointIncompleteError(f"checkpoint {checkpoint} of attempt {attempt} is gone: {later} wrote over it")
+    return _recorded(home, checkpoint, names, record)
 
 
-def commit(home: Store, checkpoint: str, attempt: str, *, former: Container[str] = ()) -> tuple[Contents, set[str]]:
+def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Contents:
     """Write the record of a checkpoint whose ranks have all reported; their manifests are durable by then.
 
     Parameters
     ----------
-    former
-        Tokens of manifests that an earlier commit of this name in this attempt counted. A rank that saved then and not
-        this time has left its old one, which must not be mixed in.
+    report
+        Of the attempt's reports under this name the one whose manifests count. Where it saved nothing, what an earlier
+        one committed is reported again.
 
     Returns
     -------
-    Contents, set of str
-        What is in it, and the tokens of its manifests. Doing it again changes nothing.
+    Contents
+        What is in it. Doing it again changes nothing.
 
     Raises
     ------
+    CheckpointOverwrittenError
+        A rank saves a later report under this name already.
     CheckpointIncompleteError, RankConflictError, ManifestError
         The manifests do not make one checkpoint; no record is written.
     StorageError
         The home cannot be read or written.
     """
     names = names_below(home, f"{checkpoint}/{FOLDER}")
-    manifests = [m for m in _manifests(home, checkpoint, names, attempt) if m.token not in former]
+    if begun_later(names, attempt, report):
+        raise CheckpointOverwrittenError(f"checkpoint {checkpoint}: a later report of attempt {attempt} writes over it")
+    manifests = [m for m in _manifests(home, checkpoint, names, attempt) if m.report == report]
+    if not manifests and RECORD in names:
+        return _recorded(home, checkpoint, names, read_record(read(home, record_key(checkpoint), names[RECORD])))
     contents = assemble(checkpoint, manifests, attempt=attempt, ranks=[manifest.rank for manifest in manifests])
-    record = Record(attempt, contents.ranks, contents.world_size, contents.size)
+    if DAMAGED in names:  # it speaks of what an earlier report left here
+        patiently(lambda: home.delete([damaged_key(checkpoint)]))
+    record = Record(attempt, contents.ranks, contents.world_size, contents.size, report=report)
     write(home, record_key(checkpoint), record.to_bytes())
-    return contents, {manifest.token for manifest in manifests}
+    return contents
 
 
-def commit_external(home: Store, checkpoint: str) -> Contents:
+def commit_external(home: Store, checkpoint: str, *, report: int = 0) -> Contents:
     """Write the record of a checkpoint that somebody else stored: what can be listed of it, and no digest."""
-    listing = tuple(sorted(_listed(home, checkpoint).items()))
-    record = Record(None, (), 0, sum(size for _, size in listing), listing)
+    listing = tuple(sorted(_listed(home, checkpoint)[0].items()))
+    record = Record(None, (), 0, sum(size for _, size in listing), listing, report)
     write(home, record_key(checkpoint), record.to_bytes())
     return _external(checkpoint, record)
 
@@ -117,10 +148,37 @@ def manifests_of(home: Store, checkpoint: str, names: dict[str, int] | None = No
     return _manifests(home, checkpoint, names_below(home, f"{checkpoint}/{FOLDER}") if names is None else names, None)
 
 
+def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> list[Manifest]:
+    """Every manifest but those that are torn or contradict themselves, which a line in the log names.
+
+    Raises
+    ------
+    ManifestTooNewError
+        A later version of this package wrote one.
+    """
+    whole = []
+    for name in filter(manifest_attempt, sorted(names)):
+        try:
+            whole += _manifests(home, checkpoint, {name: names[name]}, None)
+        except ManifestTooNewError:
+            raise
+        except ManifestError as error:
+            logger.warning("checkpoint %s: %s", checkpoint, error)
+    return whole
+
+
 def _manifests(home: Store, checkpoint: str, names: dict[str, int], attempt: str | None) -> list[Manifest]:
     wanted = [name for name in sorted(names) if (own := manifest_attempt(name)) and attempt in (None, own)]
     contents = read_all(home, [(f"{checkpoint}/{FOLDER}/{name}", names[name]) for name in wanted])
     return [read_manifest(name, content) for name, content in zip(wanted, contents, strict=True)]
+
+
+def _recorded(home: Store, checkpoint: str, names: dict[str, int], record: Record) -> Contents:
+    """What this package stored for the report that was committed; never what another one put in its place."""
+    if record.attempt is None:
+        return _external(checkpoint, record)
+    manifests = [m for m in _manifests(home, checkpoint, names, record.attempt) if m.report == record.report]
+    return assemble(checkpoint, manifests, attempt=record.attempt, ranks=record.ranks)
 
 
 def _external(checkpoint: str, record: Record) -> Contents:
@@ -130,17 +188,32 @@ def _external(checkpoint: str, record: Record) -> Contents:
 
 def _unknown(home: Store, checkpoint: str) -> Contents:
     """What stock Ray stored, which has no manifest."""
-    listed = _listed(home, checkpoint)
+    listed, directories = _listed(home, checkpoint)
     if not listed:
         raise CheckpointMissingError(f"there is no checkpoint {checkpoint} in {home.uri}")
     files = tuple(StoredFile(path, size, None, None, None) for path, size in sorted(listed.items()))
-    return Contents(checkpoint, None, 0, (), files)
+    return Contents(checkpoint, None, 0, (), files, directories)
 
 
-def _listed(home: Store, checkpoint: str) -> dict[str, int]:
+def _listed(home: Store, checkpoint: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Bytes by path of what somebody else stored, and folders of which a bucket only says that they are there."""
     listed = names_below(home, checkpoint)
     own = (METADATA, POINTER)
-    return {path: size for path, size in listed.items() if path not in own and not path.startswith(f"{FOLDER}/")}
+    files = {path: size for path, size in listed.items() if path not in own and not path.startswith(f"{FOLDER}/")}
+    try:
+        folders = {check_path(path) for path, size in files.items() if size == 0 and _is_folder(home, checkpoint, path)}
+        return {check_path(path): size for path, size in files.items() if path not in folders}, tuple(sorted(folders))
+    except ValueError as error:
+        raise ManifestError(f"{home.uri}/{checkpoint}: {error}") from error
+
+
+def _is_folder(home: Store, checkpoint: str, path: str) -> bool:
+    """Whether an empty object only marks a folder: its key ends with a slash, which the listing does not show."""
+    try:
+        patiently(lambda: home.size(f"{checkpoint}/{path}"))
+    except ObjectMissingError:
+        return True
+    return False
 
 
 def _reason(home: Store, checkpoint: str, size: int) -> str:

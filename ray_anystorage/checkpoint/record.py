@@ -6,12 +6,12 @@ first, so that what is half deleted is not taken for a checkpoint.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.checkpoint.manifest import FOLDER, check_path
-from ray_anystorage.errors import ManifestError, ManifestTooNewError
+from ray_anystorage.checkpoint.sealed import seal, unseal
+from ray_anystorage.errors import ManifestError
 
 FORMAT = 1
 RECORD = "commit.json"
@@ -25,8 +25,8 @@ class Record:
     Attributes
     ----------
     attempt
-        The attempt whose manifests count; ``None`` where someone else stored the data (``NO_UPLOAD``, or a
-        ``checkpoint_upload_fn`` of the user's), of which only ``listing`` is known.
+        The attempt whose manifests count, as far as they are of ``report``; ``None`` where someone else stored the data
+        (``NO_UPLOAD``, or a ``checkpoint_upload_fn`` of the user's), of which only ``listing`` is known.
     ranks
         Those that saved something.
     world_size
@@ -35,6 +35,8 @@ class Record:
         Bytes of data.
     listing
         Path and bytes of each file of an external checkpoint, as they were when it was reported.
+    report
+        Which of the run's reports it came with: that orders its checkpoints.
     """
 
     attempt: str | None
@@ -42,6 +44,7 @@ class Record:
     world_size: int
     size: int
     listing: tuple[tuple[str, int], ...] = ()
+    report: int = 0
 
     @property
     def external(self) -> bool:
@@ -50,7 +53,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The record as it is stored."""
-        return json.dumps(
+        return seal(
             {
                 "format": FORMAT,
                 "attempt": self.attempt,
@@ -58,9 +61,9 @@ class Record:
                 "world_size": self.world_size,
                 "size": self.size,
                 "listing": [list(item) for item in self.listing],
-            },
-            separators=(",", ":"),
-        ).encode()
+                "report": self.report,
+            }
+        )
 
 
 def read_record(content: bytes) -> Record:
@@ -73,18 +76,11 @@ def read_record(content: bytes) -> Record:
     ManifestError
         It is torn or not a record.
     """
+    values = unseal(RECORD, content, FORMAT)
     try:
-        values = json.loads(content)
-        if values["format"] > FORMAT:
-            raise ManifestTooNewError(
-                f"{RECORD} has format {values['format']}, and this version of ray_anystorage reads up to {FORMAT}: "
-                "upgrade it"
-            )
         return _parse(values)
-    except ManifestTooNewError:
-        raise
     except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{RECORD} is torn or not a commit record: {error!r}") from error
+        raise ManifestError(f"{RECORD} is not a whole commit record: {error!r}") from error
 
 
 def _parse(values: dict[str, Any]) -> Record:
@@ -95,6 +91,7 @@ def _parse(values: dict[str, Any]) -> Record:
         world_size=int(values["world_size"]),
         size=int(values["size"]),
         listing=tuple((check_path(path), int(size)) for path, size in values["listing"]),
+        report=int(values["report"]),
     )
 
 

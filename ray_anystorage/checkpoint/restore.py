@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from ray_anystorage.checkpoint.contents import Contents, StoredFile
+from ray_anystorage.checkpoint.planted import planted_links
 from ray_anystorage.checkpoint.small_files import names_below
-from ray_anystorage.errors import CheckpointCorruptedError, DigestMismatchError, ObjectMissingError, ShortReadError
-from ray_anystorage.transfer.digest import digest_file
+from ray_anystorage.errors import (
+    CheckpointCorruptedError,
+    DigestMismatchError,
+    ObjectMissingError,
+    RequestError,
+    ShortReadError,
+)
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file, file_digest
 from ray_anystorage.transfer.engine import download
 from ray_anystorage.transfer.files import Incoming
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.verify import verify
+from ray_anystorage.transfer.workers import run_tasks
+
+Moved = Callable[[int], None]
 
 _READERS = 4
 _NAMED = 10  # files, in an error
@@ -52,13 +64,27 @@ def fetch(sources: Sources, contents: Contents, target: str) -> None:
     ------
     CheckpointCorruptedError
         A file is damaged, cut short or gone; names it.
+    RequestError
+        A folder of the checkpoint is a link in the target: what it leads to is not written to.
     StorageError, OSError
         A store or the disk fails.
     """
+    _refuse_links(contents, target)
     os.makedirs(target, exist_ok=True)
     for path in contents.directories:
         os.makedirs(os.path.join(target, path), exist_ok=True)
-    _each_location(sources, contents, target, lambda store, files: download(store, files))
+
+    def act(store: Store, files: Sequence[Incoming]) -> None:
+        what = f"fetch checkpoint {contents.checkpoint}"
+        _watched(store, what, lambda cancel, moved: download(store, files, cancel=cancel, on_progress=moved))
+
+    _each_location(sources, contents, target, act)
+
+
+def _refuse_links(contents: Contents, target: str) -> None:
+    paths = [file.path for file in contents.files] + [f"{folder}/" for folder in contents.directories]
+    for link in planted_links(target, paths):
+        raise RequestError(f"{link} is a link, and checkpoint {contents.checkpoint} has a folder of that name")
 
 
 def verify_stored(sources: Sources, contents: Contents) -> None:
@@ -71,7 +97,20 @@ def verify_stored(sources: Sources, contents: Contents) -> None:
     StorageError, OSError
         A store fails.
     """
-    _each_location(sources, contents, "", verify)
+
+    def act(store: Store, files: Sequence[Incoming]) -> None:
+        what = f"verify checkpoint {contents.checkpoint}"
+        _watched(store, what, lambda cancel, moved: verify(store, files, cancel=cancel, on_progress=moved))
+
+    _each_location(sources, contents, "", act)
+
+
+def _watched(store: Store | None, what: str, action: Callable[[Cancel, Moved], None]) -> None:
+    """Run an action that reads from a store; given up on where that is a mount from which nothing comes any more."""
+    if isinstance(store, HomeStore):
+        store.watched(action, what)
+    else:
+        action(Cancel(), lambda _: None)
 
 
 def _each_location(
@@ -91,7 +130,7 @@ def _incoming(file: StoredFile, folder: str, target: str) -> Incoming:
     return Incoming(key, os.path.join(target, file.path), file.size, file.digest, file.chunks)
 
 
-def verify_in_place(contents: Contents, directory: str, *, content: bool = True) -> None:
+def verify_in_place(contents: Contents, directory: str, *, content: bool = True, home: Store | None = None) -> None:
     """Compare a checkpoint's files where they lie with its manifests.
 
     Parameters
@@ -100,32 +139,52 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True)
         The checkpoint's folder on a mount.
     content
         False compares sizes alone: that finds what is missing or cut short, and no flipped bit.
+    home
+        The run home; a :class:`ray_anystorage.home.store.HomeStore` bounds the reading in time.
 
     Raises
     ------
     CheckpointCorruptedError
         Naming every file that is not as it was saved.
+    MountTimeoutError
+        Nothing came for as long as the home's limit says.
     """
+    faults: dict[str, str] = {}
 
-    def fault(file: StoredFile) -> str | None:
-        return _fault(os.path.join(directory, file.path), file, content=content)
+    def check(file: StoredFile, cancel: Cancel, moved: Moved) -> None:
+        fault = _fault(os.path.join(directory, file.path), file, content, cancel, moved)
+        if fault is not None:
+            faults[file.path] = fault
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        damaged = [fault for fault in pool.map(fault, contents.files) if fault is not None]
-    if damaged:
-        raise CheckpointCorruptedError(f"checkpoint {contents.checkpoint} is damaged: {', '.join(damaged)}")
+    def check_all(cancel: Cancel, moved: Moved) -> None:
+        run_tasks((partial(check, file, cancel, moved) for file in contents.files), _READERS, cancel)
+
+    _watched(home, f"verify checkpoint {contents.checkpoint}", check_all)
+    if faults:
+        damaged = ", ".join(f"{path} ({fault})" for path, fault in sorted(faults.items()))
+        raise CheckpointCorruptedError(f"checkpoint {contents.checkpoint} is damaged: {damaged}")
 
 
-def _fault(path: str, file: StoredFile, *, content: bool) -> str | None:
+def _fault(path: str, file: StoredFile, content: bool, cancel: Cancel, moved: Moved) -> str | None:
     try:
         size = os.stat(path).st_size
+        moved(0)
         if size != file.size:
-            return f"{file.path} ({size} bytes, {file.size} were saved)"
-        if content and file.digest is not None and digest_file(path)[1] != file.digest:
-            return f"{file.path} (other content)"
+            return f"{size} bytes, {file.size} were saved"
+        if content and file.digest is not None and _digest(path, size, cancel, moved) != file.digest:
+            return "other content"
     except (FileNotFoundError, NotADirectoryError):
-        return f"{file.path} (gone)"
+        return "gone"
     return None
+
+
+def _digest(path: str, size: int, cancel: Cancel, moved: Moved) -> str:
+    chunks = []
+    for chunk in chunks_of_file(path):
+        cancel.check()
+        moved(CHUNK_BYTES)
+        chunks.append(chunk)
+    return file_digest(size, chunks)
 
 
 def verify_listed(sources: Sources, contents: Contents) -> None:

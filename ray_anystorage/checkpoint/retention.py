@@ -84,8 +84,8 @@ def delete_below(store: Store, folder: str) -> None:
     for some in (sorted(set(keys) - set(last)), last):
         if some:
             patiently(partial(store.delete, some))
-    if isinstance(store, PosixStore):
-        _remove_empty(store.path(folder))
+        if isinstance(store, PosixStore):
+            _remove_empty(store.path(folder))
 
 
 def _remove_empty(top: str) -> None:
@@ -96,7 +96,12 @@ def _remove_empty(top: str) -> None:
 
 
 def find_orphans(
-    home: Store, spill: Store | None, *, named: Collection[str], live_attempts: Collection[str] = ()
+    home: Store,
+    spill: Store | None,
+    *,
+    named: Collection[str],
+    live_attempts: Collection[str] = (),
+    state_files: Collection[str] = (),
 ) -> list[Orphan]:
     """What the run's own folders hold and nothing refers to.
 
@@ -106,11 +111,13 @@ def find_orphans(
         Checkpoints that Ray's snapshot names.
     live_attempts
         Attempts that may be saving now; what they began is left alone.
+    state_files
+        Names in the run home of files that the run itself writes, beside its checkpoints.
     """
     held = _checkpoints(home)
     orphans: list[Orphan] = []
     if not live_attempts:  # nothing tells whose an upload is
-        orphans += _uploads(home, {*held, FOLDER})
+        orphans += _uploads(home, {*held, *state_files, FOLDER})
         orphans += _uploads(spill, None) if spill is not None else []
     orphans += _in_home(home, held, named, live_attempts)
     if spill is not None:
@@ -157,7 +164,7 @@ def _checkpoints(home: Store) -> dict[str, _Held]:
 def _uploads(store: Store, folders: Collection[str] | None) -> Iterator[Orphan]:
     """Uploads that did not end, in those folders: elsewhere in a run home they may be the user's."""
     for key, token in patiently(lambda: list(store.unfinished(""))):
-        if folders is None or key.partition("/")[0] in folders:
+        if folders is None or key.split("/")[0] in folders or key.split("/")[1:2] == [FOLDER]:
             yield Orphan("unfinished upload", store.uri, key, 0, token)
 
 

@@ -16,10 +16,14 @@ _PLACE_FAILS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The choice, and the reason where it is not the run home for being small."""
+    """The choice, and the reason where it is not the run home for being small.
+
+    ``lacks_room`` says that the data belongs in the run home, which has no room for it.
+    """
 
     spill: bool
     reason: str = ""
+    lacks_room: bool = False
 
 
 def route(own: int, known: int, *, threshold: int, free: int | None, can_spill: bool) -> Route:
@@ -43,9 +47,15 @@ def route(own: int, known: int, *, threshold: int, free: int | None, can_spill: 
         return Route(spill=False)
     if max(own, known) > threshold:
         return Route(True, f"{format_size(max(own, known))} is over the threshold of {format_size(threshold)}")
-    if free is not None and max(own, known) > free * _SPARE:
-        return Route(True, f"{format_size(max(own, known))} would not fit in the {format_size(free)} that are free")
+    if free is not None and not fits(max(own, known), free):
+        reason = f"{format_size(max(own, known))} would not fit in the {format_size(free)} that are free"
+        return Route(True, reason, lacks_room=True)
     return Route(spill=False)
+
+
+def fits(size: int, free: int) -> bool:
+    """True where so many bytes leave the run's own state some of those that are free on its mount."""
+    return size <= free * _SPARE
 
 
 def another_place_may_do(error: Exception) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from ray_anystorage.checkpoint.manifest import (
     Manifest,
     manifest_attempt,
 )
-from ray_anystorage.checkpoint.read import manifests_of
+from ray_anystorage.checkpoint.marks import begun_attempt, mark_name
+from ray_anystorage.checkpoint.read import whole_manifests_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD
 from ray_anystorage.checkpoint.small_files import names_below, patiently, write
 from ray_anystorage.checkpoint.tree import SourceFile, Tree
@@ -25,19 +25,22 @@ from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing, Stored
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.store import Store
-
-_MARK = "begun"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which part of which checkpoint is saved: the checkpoint's name, and who saves it in which attempt."""
+    """Which part of which checkpoint is saved: the checkpoint's name, who saves it in which attempt, for which report.
+
+    The reports of a run are counted from 1, all ranks alike: a name that is used again holds what one report saved.
+    """
 
     checkpoint: str
     attempt: str
     rank: int
     world_size: int
+    report: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,14 @@ def begin(home: Store, part: Part) -> Begun:
     """
     folder = f"{part.checkpoint}/{FOLDER}"
     names = names_below(home, folder)
-    manifests = manifests_of(home, part.checkpoint, names)
+    manifests = whole_manifests_of(home, part.checkpoint, names)
     former = tuple(manifest for manifest in manifests if manifest.attempt != part.attempt)
-    outdated = [RECORD, DAMAGED, *(manifest.name for manifest in former)]
+    outdated = [RECORD, DAMAGED, *(name for name in names if manifest_attempt(name) not in (None, part.attempt))]
     for name in (name for name in outdated if name in names):  # the record goes before what it speaks of
         patiently(lambda name=name: home.delete([f"{folder}/{name}"]))  # type: ignore[misc]
-    write(home, f"{folder}/{_MARK}-{part.attempt}-{part.rank}", b"")
-    others = sum(m.size for m in manifests if m.attempt == part.attempt and m.rank != part.rank)
+    write(home, f"{folder}/{mark_name(part.attempt, part.rank, part.report)}", b"")
+    same = [m for m in manifests if (m.attempt, m.report) == (part.attempt, part.report)]
+    others = sum(manifest.size for manifest in same if manifest.rank != part.rank)
     return Begun(others, former)
 
 
@@ -88,6 +92,7 @@ def store_data(
     on_stored: Callable[[Stored], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     cancel: Cancel | None = None,
+    patience: Patience | None = None,
 ) -> tuple[Stored, ...]:
     """Store a rank's files below the checkpoint's name; they are durable when this returns.
 
@@ -95,7 +100,7 @@ def store_data(
     ----------
     data
         The run home, or the folder of the bucket that the run spills to.
-    already, on_progress, cancel, on_stored
+    already, on_progress, cancel, on_stored, patience
         As :func:`ray_anystorage.transfer.engine.upload` takes them.
 
     Raises
@@ -107,7 +112,9 @@ def store_data(
         for path in tree.empty:
             data.make_folder(data.path(f"{part.checkpoint}/{path}"))
     files = [Outgoing(file.source, f"{part.checkpoint}/{file.path}", file.size) for file in data_of(tree)]
-    stored = upload(data, files, already=already, on_stored=on_stored, on_progress=on_progress, cancel=cancel)
+    stored = upload(
+        data, files, already=already, on_stored=on_stored, on_progress=on_progress, cancel=cancel, patience=patience
+    )
     data.settle()
     return stored
 
@@ -139,6 +146,7 @@ def write_manifest(
         attempt=part.attempt,
         rank=part.rank,
         world_size=part.world_size,
+        report=part.report,
         location=location,
         algorithm=ALGORITHM,
         chunk_bytes=CHUNK_BYTES,
@@ -146,7 +154,6 @@ def write_manifest(
         directories=tree.empty,
         detour=detour,
         seconds=seconds,
-        token=secrets.token_hex(8),
     )
     write(home, f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes())
     home.settle()
@@ -169,12 +176,12 @@ def data_of(tree: Tree) -> tuple[SourceFile, ...]:
 
 def own_name(name: str) -> bool:
     """True for a file name in a checkpoint's ``.anystorage`` folder that this package wrote."""
-    return name in (RECORD, DAMAGED) or manifest_attempt(name) is not None or name.startswith(f"{_MARK}-")
+    return name in (RECORD, DAMAGED) or mark_attempt(name) is not None
 
 
 def mark_attempt(name: str) -> str | None:
     """The attempt that a mark or a manifest speaks of."""
-    return name.split("-")[1] if name.startswith(f"{_MARK}-") else manifest_attempt(name)
+    return begun_attempt(name) or manifest_attempt(name)
 
 
 def _pointer(location: str) -> bytes:
@@ -187,4 +194,5 @@ def _pointer(location: str) -> bytes:
 
 
 def _entry(stored: Stored, checkpoint: str) -> FileEntry:
-    return FileEntry(stored.key.removeprefix(f"{checkpoint}/"), stored.size, stored.digest, stored.chunks)
+    path = stored.key.removeprefix(f"{checkpoint}/")
+    return FileEntry(path, stored.size, stored.digest, stored.chunks, stored.etag)

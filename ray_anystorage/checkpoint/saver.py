@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ray_anystorage.checkpoint.cache import CachedFile, NodeCache
+from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.manifest import Manifest
 from ray_anystorage.checkpoint.read import record_of
-from ray_anystorage.checkpoint.routing import Route, another_place_may_do, route
+from ray_anystorage.checkpoint.routing import Route, another_place_may_do, fits, route
 from ray_anystorage.checkpoint.save import Part, begin, data_of, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import Tree, scan
 from ray_anystorage.errors import StorageError
@@ -22,6 +23,7 @@ from ray_anystorage.home.store import HomeStore
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.files import Stored
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.slots import mount_slots
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.units import format_size
@@ -41,18 +43,19 @@ class Writers:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One save: what, as which part, and what earlier saves left (checkpoint's name and manifest)."""
+    """One save: what, as which part, and what other attempts stored under the checkpoint's name."""
 
     tree: Tree
     part: Part
-    earlier: tuple[tuple[str, Manifest], ...]
+    former: tuple[Manifest, ...]
 
     def known_in(self, data: Store, *, spilled: bool) -> Iterator[Stored]:
         """What may be there; the engine looks before it relies on it."""
-        for name, manifest in self.earlier:
+        name = self.part.checkpoint
+        for manifest in self.former:
             if manifest.location == (f"{data.uri}/{name}" if spilled else None):
                 for file in manifest.files:
-                    yield Stored(f"{name}/{file.path}", file.size, file.digest, file.chunks)
+                    yield Stored(f"{name}/{file.path}", file.size, file.digest, file.chunks, etag=file.etag)
 
 
 @dataclass(slots=True)
@@ -72,6 +75,10 @@ class Saver:
         For a home on a mount.
     cache, run
         Where what was saved is kept on this node, and under which name of the run.
+    patience
+        How long a store that fails is tried before the other place is; the engine's own where ``None``.
+    journal
+        Of what was stored, so that a save that is tried again, in this process or the next, does not send it again.
     """
 
     home: Store
@@ -80,13 +87,15 @@ class Saver:
     writers: Writers | None = None
     cache: NodeCache | None = None
     run: str = ""
-    _last: tuple[str, Manifest] | None = None
-    _journal: dict[tuple[str, str], dict[str, Stored]] = field(default_factory=dict)
+    patience: Patience | None = None
+    journal: Journal = field(default_factory=Journal)
+    _last: str | None = None
 
     def save(self, directory: str, part: Part) -> Manifest:
         """Save a directory as this rank's part of a checkpoint; all of it is durable when this returns.
 
-        Tried again after a failure, it does not send again what was stored before.
+        Tried again after a failure or a crash, it does not send again what was stored before. What did not change
+        since the last one is copied where the store can.
 
         Raises
         ------
@@ -97,35 +106,36 @@ class Saver:
         """
         tree = scan(directory)
         begun = begin(self.home, part)
-        former = tuple((part.checkpoint, manifest) for manifest in begun.former)
-        job = _Job(tree, part, (*former, self._last) if self._last else former)
+        job = _Job(tree, part, begun.former)
         chosen = self._route(tree, begun.others)
-        try:
-            manifest = self._store(job, spilled=chosen.spill)
-        except Exception as error:
-            if self.spill is None or not another_place_may_do(error):
-                raise
-            manifest = self._detour(job, chosen, error)
-        self._journal.clear()
-        self._last = (part.checkpoint, manifest)
+        with self.journal.writing():
+            try:
+                manifest = self._store(job, spilled=chosen.spill, detour=chosen.reason if chosen.lacks_room else None)
+            except Exception as error:
+                if self.spill is None or not another_place_may_do(error):
+                    raise
+                manifest = self._detour(job, chosen, error)
+            self.journal.saved(part.checkpoint)
+        self._last = part.checkpoint
         self._keep(job, manifest)
         return manifest
 
     def _route(self, tree: Tree, others: int) -> Route:
-        if self.spill is None:
+        if self.spill is None or tree.size == 0:  # folders without a file exist on a mount alone
             return Route(spill=False)
-        before = record_of(self.home, self._last[0]) if self._last else None
+        before = record_of(self.home, self._last) if self._last else None
         free = self.home.free_bytes() if isinstance(self.home, HomeStore) else None
         known = max(tree.size + others, before.size if before else 0)
         chosen = route(tree.size, known, threshold=self.threshold, free=free, can_spill=True)
         if chosen.spill:
-            logger.debug("the data goes to the bucket: %s", chosen.reason)
+            level = logging.WARNING if chosen.lacks_room else logging.DEBUG
+            logger.log(level, "%s go to the bucket: %s", format_size(tree.size), chosen.reason)
         return chosen
 
     def _detour(self, job: _Job, chosen: Route, error: Exception) -> Manifest:
         """Store the data in the other place, loudly, or raise what the first place said."""
         failed, other = ("bucket", "run home") if chosen.spill else ("run home", "bucket")
-        if chosen.spill and isinstance(self.home, HomeStore) and job.tree.size > self.home.free_bytes():
+        if chosen.spill and isinstance(self.home, HomeStore) and not fits(job.tree.size, self.home.free_bytes()):
             raise error
         reason = " ".join(f"the {failed} failed: {error}".split())
         size = format_size(job.tree.size)
@@ -138,10 +148,9 @@ class Saver:
             raise second from error
 
     def _take_back(self, part: Part) -> None:
-        """Free what this process stored of a part on the mount."""
-        ours = self._journal.pop((part.checkpoint, self.home.uri), {})
+        """Free what this rank stored of a part on the mount."""
         try:
-            self.home.delete(sorted(key for key, stored in ours.items() if stored.sent))
+            self.home.delete(self.journal.take_sent(self.home.uri, part.checkpoint))
         except OSError as error:
             logger.warning("what was stored of checkpoint %s stays in the run home: %s", part.checkpoint, error)
 
@@ -167,15 +176,15 @@ class Saver:
         cancel: Cancel | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Stored, ...]:
-        journal = self._journal.setdefault((job.part.checkpoint, data.uri), {})
         return store_data(
             data,
             job.tree,
             job.part,
-            already=[*journal.values(), *job.known_in(data, spilled=spilled)],
-            on_stored=lambda stored: _note(journal, stored),
+            already=[*self.journal.known(data.uri), *job.known_in(data, spilled=spilled)],
+            on_stored=lambda stored: self.journal.note(data.uri, job.part.checkpoint, stored),
             on_progress=on_progress,
             cancel=cancel,
+            patience=self.patience,
         )
 
     def _upload_to_mount(self, home: HomeStore, job: _Job) -> tuple[Stored, ...]:
@@ -209,11 +218,9 @@ class Saver:
             (sources[file.path], CachedFile(file.path, file.size, file.digest, file.chunks)) for file in manifest.files
         ]
         try:
-            if self.cache.make_room(manifest.size):
-                self.cache.entry(self.run, job.part.checkpoint, job.part.attempt).link(files)
+            entry = self.cache.entry(self.run, job.part.checkpoint, job.part.attempt)
+            with self.cache.room(entry, manifest.size) as has_room:
+                if has_room:
+                    entry.link(files)
         except OSError as error:
             logger.warning("checkpoint %s is not kept on this node: %s", job.part.checkpoint, error)
-
-
-def _note(journal: dict[str, Stored], stored: Stored) -> None:
-    journal.setdefault(stored.key, stored)  # what was sent once stays ours, though a second try finds it there

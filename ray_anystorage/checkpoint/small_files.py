@@ -13,7 +13,7 @@ from ray_anystorage.transfer.store import Store
 T = TypeVar("T")
 
 _AT_ONCE = 16
-_PATIENCE = Patience(give_up_after=60.0)
+_PATIENCE = Patience(give_up_after=120.0)
 
 
 def patiently(request: Callable[[], T]) -> T:

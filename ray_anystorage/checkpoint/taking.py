@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import shutil
 import stat
 
 from ray_anystorage.checkpoint.tree import Tree
+from ray_anystorage.transfer.disk import copy_content
 
-_FICLONE = 0x40049409  # linux/fs.h
-_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF)
 _CANNOT_MOVE = (errno.EXDEV, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -74,21 +71,8 @@ def is_below(path: str, directory: str) -> bool:
 
 
 def _copy(source: str, target: str) -> None:
-    """Reflink where the file system can, else copy inside the kernel."""
-    with open(source, "rb", buffering=0) as reader, open(target, "xb") as writer:
-        try:
-            fcntl.ioctl(writer, _FICLONE, reader.fileno())
-            return
-        except OSError as error:
-            if error.errno not in _CANNOT_CLONE:
-                raise
-        try:
-            while os.copy_file_range(reader.fileno(), writer.fileno(), 1 << 30):
-                pass
-        except OSError as error:
-            if error.errno not in _CANNOT_CLONE:
-                raise
-            shutil.copyfileobj(reader, writer, 1 << 20)
+    with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
+        copy_content(reader.fileno(), writer.fileno(), os.fstat(reader.fileno()).st_size)
 
 
 def _works_in(directory: str) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 
 from ray_anystorage.checkpoint.manifest import FOLDER, check_path
 from ray_anystorage.errors import UnsavableFileError
+
+# Not in XML, in which object stores list names, or not in UTF-8, or a separator to some of them.
+_NOT_KEPT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Tree:
 
 def scan(directory: str) -> Tree:
     """List a directory. Links are followed: what they lead to is saved in their place.
+
+    What is kept is names and content: no mode, owner or time, no hard link, no hole in a sparse file.
 
     Raises
     ------
@@ -82,6 +88,9 @@ def _stat(source: str) -> os.stat_result:
 
 def _checked(source: str, path: str) -> str:
     try:
-        return check_path(path)
+        check_path(path)
     except ValueError as error:
-        raise UnsavableFileError(f"{source} cannot be saved: {error}") from error
+        raise UnsavableFileError(f"{source!r} cannot be saved: {error}") from error
+    if found := _NOT_KEPT.search(path):
+        raise UnsavableFileError(f"{source!r} cannot be saved: not every store keeps {found[0]!r} in a name")
+    return path

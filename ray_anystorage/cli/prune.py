@@ -14,6 +14,7 @@ import click
 from ray_anystorage.cli.failure import FAILED, failures_shown, write_json
 
 if TYPE_CHECKING:
+    from ray_anystorage.checkpoint.ownership import Holder
     from ray_anystorage.checkpoint.retention import Orphan
     from ray_anystorage.runs import Run
 
@@ -23,7 +24,7 @@ class _Work:
     """What was found, and what became of it."""
 
     run: Run
-    holder: tuple[str, str, bool] | None
+    holder: Holder | None
     certain: list[Orphan] = field(default_factory=list)
     unnamed: list[Orphan] = field(default_factory=list)
     removed: list[Orphan] = field(default_factory=list)
@@ -76,18 +77,19 @@ def _look(name: str, credentials: str | None, *, not_running: bool) -> _Work:
     from ray_anystorage.cli.text import working
     from ray_anystorage.errors import RunInUseError
     from ray_anystorage.runs import find_run
-    from ray_anystorage.train.snapshot import named_checkpoints
+    from ray_anystorage.train.snapshot import STATE_FILES, named_checkpoints
 
     with working("Looking"):
         run = find_run(name, credentials=credentials)
         home = run.open_home()
         holder = owner_of(home)
-        if holder is not None and not holder[2] and not not_running:
+        if holder is not None and not holder.released and not not_running:
             raise RunInUseError(
-                f"the run at {run.uri} is held by {holder[1]}, which may be saving now. If that is known to be dead, "
+                f"the run at {run.uri} is held by {holder.who}, which may be saving now. If that is known to be dead, "
                 "say --not-running; if it lives all the same, it stops at its next report."
             )
-        orphans = find_orphans(home, run.open_spill(), named=named_checkpoints(home))
+        named = named_checkpoints(home)
+        orphans = find_orphans(home, run.open_spill(), named=named, state_files=STATE_FILES)
     certain = [orphan for orphan in orphans if orphan.certain]
     return _Work(run, holder, certain, [orphan for orphan in orphans if not orphan.certain])
 

@@ -32,6 +32,10 @@ class StoreUnavailableError(StorageError, ConnectionError):
     errno = codes.EAGAIN
 
 
+class ForkedProcessError(StorageError, RuntimeError):
+    """A forked process uses a client that only its parent can use."""
+
+
 class TransferCancelledError(AnyStorageError, InterruptedError):
     """The transfer was cancelled, and nothing of it is under way."""
 
@@ -66,6 +70,10 @@ class CheckpointIncompleteError(AnyStorageError, ValueError):
     """The manifests of a checkpoint do not make one whole checkpoint."""
 
 
+class CheckpointOverwrittenError(CheckpointIncompleteError):
+    """A later report took the checkpoint's name."""
+
+
 class CheckpointMissingError(AnyStorageError, FileNotFoundError):
     """There is no such checkpoint, or it was deleted."""
 
@@ -75,7 +83,7 @@ class CheckpointSaveError(AnyStorageError, OSError):
 
 
 class RunInUseError(AnyStorageError, RuntimeError):
-    """A controller holds the run, so that nothing of it may be removed."""
+    """A controller holds the run, so that no other may start it and nothing of it may be removed."""
 
 
 class RunTakenOverError(AnyStorageError, RuntimeError):

@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import secrets
-import time
 from collections.abc import Callable
 
 TEMPORARY_SUFFIX = ".anystorage-tmp"
@@ -161,12 +160,14 @@ def sync_directory(directory: str) -> None:
 
 
 def sweep_temporaries(directory: str) -> list[str]:
-    """Remove what crashed writers left in a directory over ten minutes ago; returns the names."""
+    """Remove what crashed writers left over ten minutes ago, by the clock of the mount; returns the names."""
     removed = []
+    os.utime(directory)
+    now = os.stat(directory).st_mtime
     for entry in os.scandir(directory):
         if entry.name.startswith(".") and entry.name.endswith(TEMPORARY_SUFFIX):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_AFTER:
+                if now - entry.stat(follow_symlinks=False).st_mtime > _STALE_AFTER:
                     os.unlink(entry.path)
                     removed.append(entry.name)
     return removed

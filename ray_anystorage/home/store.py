@@ -26,9 +26,9 @@ class HomeStore(PosixStore):
         super().__init__(home.recipe.home, requests=requests)
         self.home = home
 
-    def write_small(self, key: str, data: BytesLike) -> None:
+    def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace a file atomically; on a full mount the reserve is given up for it, once."""
-        self.home.call("write", self.path(key), lambda: self._write_with_room(key, data))
+        return self.home.call("write", self.path(key), lambda: self._write_with_room(key, data))
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from a file."""
@@ -71,20 +71,20 @@ class HomeStore(PosixStore):
             if not watch.stalled:
                 raise
             raise MountTimeoutError(
-                f"took no bytes for {limit:g} s",
+                f"moved no bytes for {limit:g} s",
                 tier=self.home.recipe.tier,
                 place=self.home.recipe.root,
                 tried=what,
                 remedy="see whether the mount's server or daemon is alive, and how busy it is",
             ) from error
 
-    def _write_with_room(self, key: str, data: BytesLike) -> None:
+    def _write_with_room(self, key: str, data: BytesLike) -> str | None:
         try:
-            PosixStore.write_small(self, key, data)
+            return PosixStore.write_small(self, key, data)
         except OSError as error:
             if not is_full(error) or not self.home.reserve.give_up():
                 raise
-            PosixStore.write_small(self, key, data)
+            return PosixStore.write_small(self, key, data)
 
 
 class _Watch:

@@ -30,6 +30,7 @@ from ray_anystorage.testing.store_files import (
     transfer_threads,
     write_files,
 )
+from ray_anystorage.testing.store_reuse import ReuseConformance
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, digest_file
 from ray_anystorage.transfer.engine import download, upload
@@ -49,7 +50,7 @@ NAMES = (
 )
 
 
-class StoreConformance:
+class StoreConformance(ReuseConformance):
     """Round trips, damage, interruption and names, through the engine and directly.
 
     Attributes
@@ -260,23 +261,3 @@ class StoreConformance:
             store.read_range("f", 3 * CHUNK_BYTES - 5, memoryview(bytearray(10)))
         with pytest.raises(ShortReadError):
             store.read_range("f", 4 * CHUNK_BYTES, memoryview(bytearray(10)))
-
-    def test_what_is_there_is_not_sent_again(self, store: Store, tmp_path: Path) -> None:
-        files = write_files(tmp_path / "source", {"same": 50_000, "moved": 60_000, "changed": 70_000})
-        first = upload(store, files)
-        flip_bit(Path(files[2].path), 5)
-        again = [files[0], Outgoing(files[1].path, "elsewhere", files[1].size), files[2]]
-        before = store.counters.bytes_sent
-        second = upload(store, again, already=first)
-        copies = store.limits.copy_bytes > 0
-        assert [file.sent for file in second] == [False, not copies, True]
-        assert store.counters.bytes_sent - before == 70_000 + (0 if copies else 60_000)
-        download(store, incoming(second, tmp_path / "target"))
-        assert digest_file(str(tmp_path / "target" / "elsewhere"))[1] == first[1].digest
-
-    def test_what_was_there_and_is_gone_is_sent(self, store: Store, tmp_path: Path) -> None:
-        files = write_files(tmp_path / "source", {"gone": 50_000})
-        first = upload(store, files)
-        store.delete(["gone"])
-        assert [file.sent for file in upload(store, files, already=first)] == [True]
-        assert store.size("gone") == 50_000

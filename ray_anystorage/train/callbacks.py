@@ -37,11 +37,13 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
 class RunEnd(ControllerCallback):  # type: ignore[misc]
     """Runs in the controller when the run ends, well or not."""
 
+    _storage: object = None
+
     def after_controller_start(self, train_run_context: object) -> None:
         """Keep the run's storage for the end."""
         self._storage = train_run_context.run_config.storage_context  # type: ignore[attr-defined]
 
-    async def before_controller_shutdown(self) -> None:
-        """Remove what is of no use any more, and let go of the run."""
+    def after_controller_finish(self, result: object) -> None:
+        """Remove what is of no use any more, and let go of the run: this process may live on for long."""
         if isinstance(self._storage, AnyStorageContext):
             close_storage(self._storage)

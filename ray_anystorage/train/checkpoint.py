@@ -72,8 +72,10 @@ class Checkpoint(ray.train.Checkpoint):  # type: ignore[misc]
         ------
         CheckpointCorruptedError
             It is damaged; names the files. Nobody resumes from it any more.
-        CheckpointMissingError, CheckpointIncompleteError, ManifestError
+        CheckpointMissingError, CheckpointIncompleteError
             There is no whole checkpoint.
+        ManifestTooNewError
+            A later version of this package wrote it.
         RequestError
             A pattern names no file.
         """
@@ -88,17 +90,21 @@ class Checkpoint(ray.train.Checkpoint):  # type: ignore[misc]
     def to_directory(self, path: str | os.PathLike[str] | None = None) -> str:
         """Fetch everything, verified, into a directory of the caller's, or a temporary one that stays.
 
-        Of several processes of a node that name the same directory, one fetches and the others wait.
+        Of several processes of a node that name the same directory at once, one fetches and the others wait.
         """
         if self.origin is None:
             return str(super().to_directory(path))
         target = os.path.abspath(os.path.expanduser(path or self._get_temporary_checkpoint_dir()))
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(f"{target}.anystorage-lock", "ab") as lock:
-            if _first(lock.fileno()):
-                self.opened().copy_to(target)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(lock.name)
+        with open(f"{target}.anystorage-lock", "ab", buffering=0) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if os.fstat(lock.fileno()).st_size == 0:  # nobody fetched it while this process waited
+                    self.opened().copy_to(target)
+                    lock.write(b"done")
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(lock.name)
         return target
 
     def open(self, path: str) -> BinaryIO:
@@ -146,13 +152,3 @@ def _only_whole(files: object) -> None:
         raise RequestError(
             f"files={files!r}: this checkpoint was made with a file system of the caller's, and has no list"
         )
-
-
-def _first(descriptor: int) -> bool:
-    """Lock the file; false where another process held it, and has ended by now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return False
-    return True

@@ -7,62 +7,86 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import secrets
 from collections.abc import Iterable
 from typing import Any
 
 import ray
 
+from ray_anystorage.checkpoint.manifest import FOLDER
+from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.read import commit, commit_external, quarantine, read_contents, record_of
+from ray_anystorage.checkpoint.restore import verify_listed
 from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
+from ray_anystorage.checkpoint.small_files import names_below
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
-    ManifestError,
+    CheckpointOverwrittenError,
+    CheckpointSaveError,
     StorageError,
 )
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.train.hooks import CheckpointManager, controller_module
 from ray_anystorage.train.node import verify_on_node
 from ray_anystorage.train.storage_context import AnyStorageContext
+from ray_anystorage.units import format_size
 
 logger = logging.getLogger("ray.train.anystorage")
 
-_NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError, ManifestError)
+# Not ManifestTooNewError: what a later version wrote is no damage, and to go on without it would lose it.
+_NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError)
 
 
 class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
     """Ray's manager, with a record for each commit and one decision on what a run resumes from."""
 
     def __init__(self, checkpoint_config: Any, storage_context: AnyStorageContext) -> None:
-        self._storage = storage_context
+        self.storage = storage_context
         self._home = storage_context.home_store()
-        self._former: dict[str, set[str]] = {}  # tokens that were committed, by the checkpoint's name
         self._resumed: str | None = None
         self._postponed: set[str] = set()
         super().__init__(checkpoint_config, storage_context)
         for checkpoint in self._known():
-            self._adopt(checkpoint)
+            self._adopt(checkpoint, self._name(checkpoint), None)
         storage_context.storage_filesystem.on_delete = self._delete
 
     def register_checkpoint(self, training_report: Any) -> None:
         """Commit, then let Ray write its snapshot and delete what it no longer keeps."""
-        self._storage.owner.check()
+        self.storage.owner.check()
         checkpoint = training_report.checkpoint
-        name = self._name(checkpoint)
-        if record_of(self._home, name) is None:
-            if isinstance(checkpoint, Checkpoint) and checkpoint.origin is not None and checkpoint.origin.attempt:
-                self._commit(name, checkpoint.origin.attempt)
-            else:
-                commit_external(self._home, name)
-        self._adopt(checkpoint)
+        name = self._checked_name(checkpoint)
+        try:
+            attempt = self._record(checkpoint, name)
+        except CheckpointOverwrittenError as error:
+            logger.warning("report %d is not kept: %s", self._report, error)
+            training_report.checkpoint = None
+            super().after_report(training_report, [])
+            return
+        self._adopt(checkpoint, name, attempt)
+        for earlier in [result for result in self._checkpoint_results if self._name(result.checkpoint) == name]:
+            self._drop(earlier)  # its metrics are no longer those of what the folder holds
         super().register_checkpoint(training_report)
+
+    def update_checkpoints_with_validation_result(self, checkpoint_updates: Any) -> None:
+        """Let Ray take the results of validations into its snapshot, and delete what it no longer keeps."""
+        self.storage.owner.check()
+        super().update_checkpoints_with_validation_result(checkpoint_updates)
+
+    def update_checkpoints_with_metrics(self, checkpoint_to_metrics: Any) -> None:
+        """The same, as earlier versions of Ray call it."""
+        self.storage.owner.check()
+        super().update_checkpoints_with_metrics(checkpoint_to_metrics)
 
     def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
         """Begin an attempt: decide what it resumes from, once for all ranks."""
-        self._storage.attempt = secrets.token_hex(8)
-        self._storage.owner.check()
+        self.storage.owner.check()
+        if len(workers) < workers[0].distributed_context.world_size:  # of replicas: the others' attempt goes on
+            joined: dict[str, list[Any]] = super().before_init_train_context(workers)
+            return joined
+        self.storage.attempt = secrets.token_hex(8)
         self._resumed = None
         self._delete_postponed()
         self._choose(workers)
@@ -71,11 +95,41 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         arguments: dict[str, list[Any]] = super().before_init_train_context(workers)
         return arguments
 
-    def _commit(self, name: str, attempt: str) -> None:
-        contents, tokens = commit(self._home, name, attempt, former=self._former.get(name, ()))
-        self._former[name] = tokens
+    def _record(self, checkpoint: Any, name: str) -> str | None:
+        """Write the record of what was reported; returns the attempt that saved it, ``None`` for somebody else."""
+        attempt: str | None = getattr(getattr(checkpoint, "origin", None), "attempt", None)
+        if attempt != self.storage.attempt:
+            return self._record_again(name)
+        contents = commit(self._home, name, attempt, report=self._report)
         for rank, why in contents.detours:
             logger.warning("checkpoint %s: the data of rank %d lies elsewhere than planned: %s", name, rank, why)
+        return attempt
+
+    def _record_again(self, name: str) -> str | None:
+        """The record of what was there when it was reported: saved by this package before, or by somebody else."""
+        if begun_later(names_below(self._home, f"{name}/{FOLDER}"), self.storage.attempt, self._report - 1):
+            raise CheckpointSaveError(
+                f"checkpoint {name}: some ranks stored their part themselves and others left it to Ray. Have all ranks "
+                "that report a checkpoint do the same."
+            )
+        record = record_of(self._home, name)
+        if record is not None and not record.external:
+            opened = self.storage.origin(name, record.attempt).opened(self._home)
+            try:
+                verify_listed(opened.sources, opened.contents())
+            except CheckpointCorruptedError as error:
+                logger.warning("checkpoint %s was saved by this package and then written over: %s", name, error)
+            else:
+                return record.attempt
+        contents = commit_external(self._home, name, report=self._report)
+        logger.warning(
+            "checkpoint %s was stored by somebody else, as its report says: of its %d files (%s) only that they are "
+            "there can be verified",
+            name,
+            len(contents.files),
+            format_size(contents.size),
+        )
+        return None
 
     def _choose(self, workers: list[Any]) -> None:
         """Make the newest checkpoint that is good on all nodes the latest; forget those that are not good."""
@@ -88,7 +142,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         else:
             if faults:
                 raise CheckpointCorruptedError(
-                    f"no checkpoint of run {self._storage.experiment_dir_name!r} is good: "
+                    f"no checkpoint of run {self.storage.experiment_dir_name!r} is good: "
                     + "; ".join(f"{self._name(result.checkpoint)}: {fault}" for result, fault in faults)
                     + ". To start anew, choose another name."
                 )
@@ -107,7 +161,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         one_each = {worker.metadata.node_id: worker for worker in workers}
         try:
             read_contents(self._home, self._name(checkpoint))
-            asked = [w.actor.execute.remote(verify_on_node, checkpoint, self._storage) for w in one_each.values()]
+            asked = [w.actor.execute.remote(verify_on_node, checkpoint, self.storage) for w in one_each.values()]
             ray.get(asked)
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, _NOT_GOOD):
@@ -118,16 +172,20 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         return None
 
     def _forget(self, result: Any, fault: str) -> None:
+        self._drop(result)
+        try:
+            quarantine(self._home, self._name(result.checkpoint), fault)
+        except StorageError as error:
+            logger.warning("that %s is not good could not be noted: %s", self._name(result.checkpoint), error)
+
+    def _drop(self, result: Any) -> None:
+        """Take a checkpoint out of Ray's bookkeeping; its data stays."""
         checkpoint = result.checkpoint
         self._checkpoint_results: list[Any] = [kept for kept in self._checkpoint_results if kept is not result]
         self._pending_training_results.pop(checkpoint, None)
         self._checkpoint_to_report_index.pop(checkpoint, None)
         for known in self._statuses():
             known.discard(checkpoint)
-        try:
-            quarantine(self._home, self._name(checkpoint), fault)
-        except StorageError as error:
-            logger.warning("that %s is not good could not be noted: %s", self._name(checkpoint), error)
 
     def _newest_first(self) -> list[Any]:
         newest = self._latest_checkpoint_result
@@ -138,22 +196,22 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
 
     def _delete(self, path: str, plainly: Any) -> None:
         """Delete a checkpoint's folder, as Ray or a user asks the file system to; ``plainly`` does that and no more."""
-        name = self._storage.checkpoint_name(path)
+        name = self.storage.checkpoint_name(path)
         if name is None:
             plainly()
             return
-        self._storage.owner.check()
+        self.storage.owner.check()
         if name in {self._name(known) for known in self._known()}:
             logger.info("checkpoint %s is kept: a later report has the same name", name)
         elif name == self._resumed:
             self._postponed.add(name)  # ranks may still be reading it
         else:
-            delete_checkpoint(self._home, self._storage.spill_store(), name, lambda: self._clear(name, path, plainly))
+            delete_checkpoint(self._home, self.storage.spill_store(), name, lambda: self._clear(name, path, plainly))
 
     def _clear(self, name: str, path: str, plainly: Any) -> None:
         """Remove a folder, the marks that tell what it is last; pyarrow has no order, and writes markers in buckets."""
         delete_below(self._home, name)
-        if self._storage.on_mount and os.path.isdir(path):
+        if self.storage.on_mount and os.path.isdir(path):
             plainly()
 
     def delete_postponed(self) -> None:
@@ -164,21 +222,14 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
     def _delete_postponed(self) -> None:
         postponed, self._postponed = self._postponed, set()
         for name in postponed:
-            self._storage.storage_filesystem.delete_dir(self._storage.build_checkpoint_path_from_name(name))
-
-    def _write_state_to_storage(self) -> None:
-        self._storage.owner.check()
-        super()._write_state_to_storage()
+            self.storage.storage_filesystem.delete_dir(self.storage.build_checkpoint_path_from_name(name))
 
     def _assert_checkpoints_exist(self) -> None:
         """Nothing: what is gone is passed over when an attempt begins, and does not keep the run from going on."""
 
     def _statuses(self) -> Iterable[set[Any]]:
-        return (
-            self._validated_checkpoints,
-            self._timed_out_validation_checkpoints,
-            self._failed_validation_checkpoints,
-        )
+        names = ("_validated_checkpoints", "_timed_out_validation_checkpoints", "_failed_validation_checkpoints")
+        return [getattr(self, name) for name in names if hasattr(self, name)]  # Ray 2.54 has none of them
 
     def _known(self) -> list[Any]:
         results = [
@@ -187,13 +238,31 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         ]
         return [result.checkpoint for result in results]
 
-    def _adopt(self, checkpoint: Any) -> None:
-        attempt = getattr(getattr(checkpoint, "origin", None), "attempt", None)
-        checkpoint.filesystem = self._storage.storage_filesystem
-        Checkpoint.adopt(checkpoint, self._storage.origin(self._name(checkpoint), attempt))
+    def _adopt(self, checkpoint: Any, name: str, attempt: str | None) -> None:
+        checkpoint.filesystem = self.storage.storage_filesystem
+        checkpoint.path = self.storage.build_checkpoint_path_from_name(name)
+        Checkpoint.adopt(checkpoint, self.storage.origin(name, attempt))
+
+    @property
+    def _report(self) -> int:
+        """The number of the report that Ray is at."""
+        return int(self._current_report_index) + 1
 
     def _name(self, checkpoint: Any) -> str:
-        name: str = self._storage.extract_checkpoint_dir_name_from_path(checkpoint.path)
+        name: str = self.storage.extract_checkpoint_dir_name_from_path(checkpoint.path)
+        return name
+
+    def _checked_name(self, checkpoint: Any) -> str:
+        """The name of a checkpoint that is reported; a user may have spelled its path in another way than Ray does."""
+        path, home = str(checkpoint.path), self.storage.experiment_fs_path
+        if self.storage.on_mount:
+            path, home = os.path.realpath(path), os.path.realpath(home)
+        name = posixpath.relpath(path, home)
+        if name.startswith("."):
+            raise CheckpointSaveError(
+                f"{checkpoint.path} cannot be reported as a checkpoint: expected a folder of its own below the run "
+                f"home {self.storage.experiment_fs_path}"
+            )
         return name
 
 

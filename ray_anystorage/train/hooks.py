@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
+from typing import Any
 
 import ray
 from ray.train import RunConfig
 
 from ray_anystorage.errors import UnsupportedRayError
 
+_OLDEST, _NEWEST = "2.54", "2.60"
+
 try:
+    from ray._private.state import actors
     from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, VALIDATE_STORAGE_MARKER_FILENAME
     from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
         CheckpointManager,
         _CheckpointManagerState,
     )
-    from ray.train.v2._internal.execution.context import get_train_context
+    from ray.train.v2._internal.execution.checkpoint.validation_manager import ValidationManager
+    from ray.train.v2._internal.execution.context import TrainContext, get_train_context
     from ray.train.v2._internal.execution.controller import controller as controller_module
     from ray.train.v2._internal.execution.storage import StorageContext
     from ray.train.v2.api.config import RunConfig as RunConfigV2
@@ -25,8 +31,9 @@ try:
 except ImportError as error:
     raise UnsupportedRayError(
         f"Ray {ray.__version__} does not have {error.name or error}, which ray_anystorage builds on: install a Ray "
-        "from 2.51 on (tested up to 2.60)"
+        f"from {_OLDEST} on (tested up to {_NEWEST})"
     ) from error
+
 
 __all__ = [
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME",
@@ -36,11 +43,14 @@ __all__ = [
     "DataParallelTrainer",
     "RunConfigV2",
     "StorageContext",
+    "ValidationManager",
     "WorkerCallback",
     "_CheckpointManagerState",
+    "actors",
     "check_hooks",
     "controller_module",
     "get_train_context",
+    "report_number",
 ]
 
 _MANAGER = (
@@ -48,6 +58,14 @@ _MANAGER = (
     "before_init_train_context",
     "_write_state_to_storage",
     "_assert_checkpoints_exist",
+)
+
+_ARGUMENTS = (
+    (StorageContext, "__init__", "storage_path"),
+    (StorageContext, "__init__", "experiment_dir_name"),
+    (StorageContext, "__init__", "storage_filesystem"),
+    (CheckpointManager, "register_checkpoint", "training_report"),
+    (ValidationManager, "__init__", "validation_config"),
 )
 
 
@@ -65,16 +83,20 @@ def check_hooks() -> None:
         faults.append("ray.train.RunConfig is not that of Train V2 (RAY_TRAIN_V2_ENABLED=0 is set, or Ray is older)")
     if not isinstance(inspect.getattr_static(RunConfigV2, "storage_context", None), functools.cached_property):
         faults.append("RunConfig.storage_context is not a cached property")
-    expected = {"storage_path", "experiment_dir_name", "storage_filesystem"}
-    if not expected <= set(inspect.signature(StorageContext.__init__).parameters):
-        faults.append("StorageContext takes other arguments")
+    for owner, method, argument in _ARGUMENTS:
+        taken = getattr(owner, method, None)
+        if taken is not None and argument not in inspect.signature(taken).parameters:
+            faults.append(f"{owner.__name__}.{method} takes no {argument}")
+    lacking = {"report_call_index", "current_report_index", "checkpoint_upload_threadpool"} - set(dir(TrainContext))
+    if lacking:
+        faults.append(f"TrainContext has no {', '.join(sorted(lacking))}")
     for owner, name in (
         (StorageContext, "persist_current_checkpoint"),
         (StorageContext, "_check_validation_file"),
         (DataParallelTrainer, "_initialize_and_run_local_controller"),
         (WorkerCallback, "after_init_train_context"),
         (ControllerCallback, "after_controller_start"),
-        (ControllerCallback, "before_controller_shutdown"),
+        (ControllerCallback, "after_controller_finish"),
         (controller_module, "CheckpointManager"),
         *((CheckpointManager, name) for name in _MANAGER),
     ):
@@ -82,5 +104,17 @@ def check_hooks() -> None:
             faults.append(f"{owner.__name__}.{name} is gone")
     if faults:
         raise UnsupportedRayError(
-            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports 2.51 to 2.60."
+            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports {_OLDEST} to "
+            f"{_NEWEST}."
         )
+
+
+def report_number(context: Any) -> int:
+    """Which of the run's reports, counted from 1 on all ranks alike, this thread saves a checkpoint for.
+
+    Ray does not say. An asynchronous report is saved by the only thread of a pool, which has passed on every report
+    before this one by then; the training thread may be further on.
+    """
+    if threading.current_thread() in context.checkpoint_upload_threadpool._threads:
+        return int(context.current_report_index) + 1
+    return int(context.report_call_index)

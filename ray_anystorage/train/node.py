@@ -8,7 +8,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from ray_anystorage.checkpoint.node import Node, enter, node_folder
+from ray_anystorage.checkpoint.node import Node, enter, node_at
 from ray_anystorage.discovery.probe import bounded, probe_directory
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.settings import LOCAL_VARIABLE, apply_to_process, process_environment
@@ -26,7 +26,7 @@ _live = contextlib.ExitStack()  # what this process holds until it ends
 
 def enter_node(recipe: StorageRecipe, attempt: str) -> Node:
     """Find this node's own disk and make it this process's place for one attempt of a run."""
-    node = Node(node_folder(_local_root(recipe)), attempt, recipe.cache_share)
+    node = node_at(_local_root(recipe), attempt, recipe.cache_share)
     enter(node)
     return node
 

@@ -97,7 +97,7 @@ def _preempted(context: Any) -> bool:
 
     Training goes on until then, but a save may stand behind others, and Ray does not wait for saves at the deadline.
     """
-    preemption = getattr(context, "preemption_context", None)  # Ray 2.51 has none
+    preemption = getattr(context, "preemption_context", None)  # Ray 2.54 has none
     return preemption is not None and preemption.preemption_info is not None
 
 

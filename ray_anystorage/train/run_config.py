@@ -19,6 +19,7 @@ from ray_anystorage.train.controller import install_manager
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, RunConfigV2, check_hooks
 from ray_anystorage.train.local_mode import refuse_local_mode
 from ray_anystorage.train.storage_context import AnyStorageContext, open_storage
+from ray_anystorage.train.validation import install_validation
 
 
 @dataclass(repr=False)
@@ -54,10 +55,13 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
                 f"storage_path={self.storage_path!r}, and the plan was made for {planned}. Call "
                 "anystorage.run_config() with the values that you want."
             )
-        env_vars = self._env_vars
-        apply_to_process({name: env_vars[name] for name in self.carried if name in env_vars})
+        env_vars = {name: value for name, value in self._env_vars.items() if name in self.carried}
+        apply_to_process(env_vars)
         install_manager()
-        return open_storage(recipe)
+        install_validation()
+        context = open_storage(recipe)
+        context.env_vars = env_vars
+        return context
 
 
 def build_run_config(

@@ -14,29 +14,38 @@ from typing import Any
 
 import ray
 
+from ray_anystorage.checkpoint.manifest import FOLDER
+from ray_anystorage.checkpoint.record import RECORD, read_record
 from ray_anystorage.checkpoint.small_files import patiently, read
-from ray_anystorage.errors import ObjectMissingError, SnapshotDamagedError
+from ray_anystorage.errors import ManifestError, ManifestTooNewError, ObjectMissingError, SnapshotDamagedError
 from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.home.filesystem import HomeFileSystem, mirror_of
-from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, _CheckpointManagerState
+from ray_anystorage.train.hooks import (
+    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+    VALIDATE_STORAGE_MARKER_FILENAME,
+    _CheckpointManagerState,
+)
 from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
+STATE_FILES = (CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, VALIDATE_STORAGE_MARKER_FILENAME)  # of Ray's, in a run home
 _INDICES = "checkpoint_report_indices"
+_RAYS = "checkpoint_"  # what the names begin with that Ray gives; the time of the report follows
 
 
 def repair_snapshot(home: HomeFileSystem) -> str | None:
     """Make the snapshot of a run home loadable; returns what was done, or ``None`` where nothing was wrong.
 
     The second copy is taken, less the checkpoints that are gone since. Where it gives none, the snapshot is built anew
-    from the folders that have the names of checkpoints, all but the newest: that one may be half written, and nothing
-    else in a home without a second copy tells. A home without such folders starts anew.
+    from the checkpoints that have a commit record, in the order of their reports. Before them come the folders that
+    stock Ray named and wrote, all but the newest of all: nothing tells whether that one is whole. A home without any
+    checkpoint starts anew.
 
     Raises
     ------
     SnapshotDamagedError
-        There is a single folder, which may be half a checkpoint.
+        There is a single checkpoint, which has no record and may be half written.
     """
     path = os.path.join(home.recipe.home, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
     return home.call("repair", path, lambda: _repair(path, home))
@@ -49,10 +58,7 @@ def _repair(path: str, home: HomeFileSystem) -> str | None:
     mirror = read_state(mirror_of(path))
     repaired, source = (_without_missing(mirror, directory), "its second copy") if mirror else (None, "")
     if repaired is None or not _names(repaired):
-        folders = _checkpoint_folders(directory)
-        if len(folders) == 1:
-            raise _beyond_repair(path, directory, folders[0])
-        repaired, source = _rebuilt(folders[:-1]), "the checkpoint folders, less the newest, which may be half written"
+        repaired, source = _rebuilt(directory, path), "the checkpoints that are known to be whole"
     write_atomically(path, json.dumps(repaired).encode(), home.reserve.give_up)
     done = f"{path} was empty or torn: rewritten from {source}; it names {len(_names(repaired))} checkpoints"
     logger.warning(done)
@@ -111,7 +117,7 @@ def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
     kept = [index for index, name in enumerate(_names(state)) if name not in gone]
     repaired = dict(state)
     repaired["checkpoint_results"] = [state["checkpoint_results"][index] for index in kept]
-    if _INDICES in state:  # Ray 2.51 has none
+    if _INDICES in state:  # older versions of Ray write none
         repaired[_INDICES] = [state[_INDICES][index] for index in kept]
     pending = state.get("pending_training_results", [])
     alive = [index for index, result in enumerate(pending) if result["checkpoint_dir_name"] not in gone]
@@ -127,8 +133,16 @@ def _without_missing(state: dict[str, Any], directory: str) -> dict[str, Any]:
     return repaired
 
 
-def _rebuilt(folders: list[str]) -> dict[str, Any]:
-    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in folders]
+def _rebuilt(directory: str, path: str) -> dict[str, Any]:
+    committed = _committed(directory)
+    foreign = _foreign_folders(directory)
+    later = max((name for name in committed if name.startswith(_RAYS)), default="")
+    if foreign and foreign[-1] > later:
+        if not committed and len(foreign) == 1:
+            raise _beyond_repair(path, directory, foreign[0])
+        foreign.pop()  # the newest of all
+    names = [*foreign, *sorted(committed, key=lambda name: (committed[name], name))]
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in names]
     fields = getattr(_CheckpointManagerState, "model_fields", None) or _CheckpointManagerState.__fields__
     values: dict[str, Any] = {
         "version": 0,
@@ -136,18 +150,39 @@ def _rebuilt(folders: list[str]) -> dict[str, Any]:
         "checkpoint_results": results,
         _INDICES: list(range(len(results))),
         "latest_checkpoint_result": results[-1] if results else None,
-        "current_report_index": len(results),
+        "current_report_index": max(len(results), *committed.values(), 0),
     }
     return {name: values.get(name, []) for name in fields}
 
 
-def _checkpoint_folders(directory: str) -> list[str]:
-    """Names of the folders that Ray names checkpoints by, oldest first: the name is the time of the report."""
+def _committed(directory: str) -> dict[str, int]:
+    """The number of the report of every checkpoint that has a record which can be read."""
+    found: dict[str, int] = {}
+    for entry in os.scandir(directory):
+        try:
+            with open(os.path.join(entry.path, FOLDER, RECORD), "rb") as file:
+                found[entry.name] = read_record(file.read()).report
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ManifestTooNewError:
+            raise
+        except ManifestError as error:
+            logger.warning("%s is left out of the run's state: %s", entry.path, error)
+    return found
+
+
+def _foreign_folders(directory: str) -> list[str]:
+    """Names of the folders that stock Ray wrote, oldest first: the name is the time of the report."""
     return sorted(
         entry.name
         for entry in os.scandir(directory)
-        if entry.name.startswith("checkpoint_") and entry.is_dir(follow_symlinks=False) and os.listdir(entry.path)
+        if entry.name.startswith(_RAYS) and entry.is_dir(follow_symlinks=False) and _is_foreign(entry.path)
     )
+
+
+def _is_foreign(folder: str) -> bool:
+    names = os.listdir(folder)
+    return bool(names) and FOLDER not in names
 
 
 def _beyond_repair(path: str, directory: str, folder: str) -> SnapshotDamagedError:

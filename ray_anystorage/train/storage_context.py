@@ -8,8 +8,9 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.fs
@@ -17,6 +18,7 @@ import ray
 import ray.train
 
 from ray_anystorage.checkpoint import staging
+from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.ownership import Owner, run_id
 from ray_anystorage.checkpoint.retention import find_orphans, remove
@@ -28,7 +30,6 @@ from ray_anystorage.errors import (
     AnyStorageError,
     CheckpointSaveError,
     HomeNotVisibleError,
-    StorageError,
     TierUnavailableError,
 )
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
@@ -37,8 +38,14 @@ from ray_anystorage.home.store import HomeStore
 from ray_anystorage.origin import Origin
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.checkpoint import Checkpoint
-from ray_anystorage.train.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext, get_train_context
-from ray_anystorage.train.snapshot import named_checkpoints, repair_snapshot
+from ray_anystorage.train.hooks import (
+    VALIDATE_STORAGE_MARKER_FILENAME,
+    StorageContext,
+    get_train_context,
+    report_number,
+)
+from ray_anystorage.train.liveness import is_alive, own_process
+from ray_anystorage.train.snapshot import STATE_FILES, named_checkpoints, repair_snapshot
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.slots import writers_per_node
 from ray_anystorage.transfer.store import Store
@@ -59,6 +66,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
     """
 
     owner: Owner  # in the controller
+    env_vars: Mapping[str, str] = MappingProxyType({})  # in the controller: what the run's processes get, secrets too
     manager: Any = None  # in the controller
 
     def __init__(self, recipe: StorageRecipe) -> None:
@@ -74,7 +82,8 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process."""
-        return {**self.__dict__, "_saver": None, "owner": None, "manager": None}
+        own = ("owner", "env_vars", "manager")
+        return {name: value for name, value in {**self.__dict__, "_saver": None}.items() if name not in own}
 
     @property
     def on_mount(self) -> bool:
@@ -83,8 +92,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
 
     def home_store(self) -> Store:
         """The run home as a store."""
-        home = self.storage_filesystem
-        return HomeStore(home) if isinstance(home, HomeFileSystem) else self.recipe.home.open()
+        return _store_of(self.recipe, self.storage_filesystem)
 
     def spill_store(self) -> Store | None:
         """The run's own folder in the bucket, open; ``None`` where there is none."""
@@ -95,9 +103,9 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         return Origin(self.recipe.home, self.spill, name, attempt)
 
     def checkpoint_name(self, path: str) -> str | None:
-        """The name of the checkpoint whose folder a path is; ``None`` for any other path."""
+        """The name that a checkpoint has, or would have, whose folder a path is; ``None`` for what can be none."""
         name = str(path).removeprefix(f"{self.experiment_fs_path}/").rstrip("/")
-        return None if name == path or "/" in name or name.startswith(".") else name
+        return None if name == path or name.startswith(".") else name
 
     def check_visible(self) -> None:
         """Raise :class:`HomeNotVisibleError` where this node does not see the run home."""
@@ -132,13 +140,13 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         if self.on_mount:  # an unmounted mount is a plain directory, which would take the data all the same
             self._check_validation_file()
         context = get_train_context()
-        part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size())
+        part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size(), report_number(context))
         with _directory_of(checkpoint) as directory:
-            manifest = self._own_saver().save(directory, part)
+            manifest = self._own_saver(part.rank).save(directory, part)
         where = manifest.location or self.build_checkpoint_path_from_name(name)
         logger.info(f"checkpoint {name}: rank {part.rank} saved {format_size(manifest.size)} to {where}")
 
-    def _own_saver(self) -> Saver:
+    def _own_saver(self, rank: int) -> Saver:
         if self._saver is None:
             node = current()
             self._saver = Saver(
@@ -148,6 +156,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
                 writers=Writers(node.slots, writers_per_node(self.recipe.nodes)) if self.on_mount else None,
                 cache=node.cache,
                 run=self.recipe.home.uri,
+                journal=Journal(node.journals, self.recipe.home.uri, rank),
             )
         return self._saver
 
@@ -172,18 +181,21 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
     ------
     TierUnavailableError
         The plan was made before the cluster was known and does not hold on it.
+    RunInUseError
+        Another controller of this cluster is writing to the run.
     StorageError
         The place does not work.
     """
     _refuse_one_nodes_disk(recipe)
-    if isinstance(recipe.filesystem, HomeRecipe):
-        home = HomeFileSystem(recipe.filesystem)
+    home = recipe.build_filesystem()
+    store = _store_of(recipe, home)
+    owner = Owner(store, secrets.token_hex(8), f"process {os.getpid()} on {socket.gethostname()}", own_process())
+    owner.take(is_alive)  # before anything is tidied up, which a live one may be using
+    if isinstance(home, HomeFileSystem):
         prepare_home(home)
         repair_snapshot(home)
     context = AnyStorageContext(recipe)
-    store = context.home_store()
-    context.owner = Owner(store, secrets.token_hex(8), f"process {os.getpid()} on {socket.gethostname()}")
-    context.owner.take()
+    context.owner = owner
     if recipe.spill is not None:
         context.spill = recipe.spill.child(f"{recipe.name}-{run_id(store)}")
     sweep(context)
@@ -192,14 +204,22 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
 
 
 def close_storage(context: AnyStorageContext) -> None:
-    """Delete what was kept for this controller's sake, sweep, and let go of the run."""
-    if context.manager is not None:
-        context.manager.delete_postponed()
-    sweep(context)
+    """Delete what was kept for this controller's sake, sweep, and let go of the run; a failure leaves it for later.
+
+    Where another controller took the run over, nothing of it is touched.
+    """
+    name = context.recipe.name
+    try:
+        context.owner.check()
+        if context.manager is not None:
+            context.manager.delete_postponed()
+        sweep(context)
+    except (AnyStorageError, OSError) as error:
+        logger.warning("run %r was not tidied up: %s", name, error)
     try:
         context.owner.release()
-    except StorageError as error:
-        logger.warning("that run %r ended could not be noted: %s", context.recipe.name, error)
+    except (AnyStorageError, OSError) as error:
+        logger.warning("that run %r ended could not be noted: %s", name, error)
 
 
 def sweep(context: AnyStorageContext) -> None:
@@ -207,12 +227,16 @@ def sweep(context: AnyStorageContext) -> None:
     home, spill = context.home_store(), None
     try:
         spill = context.spill_store()
-        orphans = find_orphans(home, spill, named=named_checkpoints(home))
+        orphans = find_orphans(home, spill, named=named_checkpoints(home), state_files=STATE_FILES)
         for orphan in (orphan for orphan in orphans if orphan.certain):
             logger.info(f"removing {orphan.kind} {orphan.place}/{orphan.name} ({format_size(orphan.size)})")
             remove(orphan, [store for store in (home, spill) if store is not None])
     except (AnyStorageError, OSError) as error:
         logger.warning("run %r was not swept: %s", context.recipe.name, error)
+
+
+def _store_of(recipe: StorageRecipe, home: Any) -> Store:
+    return HomeStore(home) if isinstance(home, HomeFileSystem) else recipe.home.open()
 
 
 def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:

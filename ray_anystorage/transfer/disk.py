@@ -1,12 +1,17 @@
-"""What the file system is asked for beyond reading and writing: space, durable names, and writing back early."""
+"""What the file system is asked for beyond reading and writing: space, shared blocks, durable names, early writing."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import tempfile
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_FICLONE = 0x40049409  # linux/fs.h
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF)
+_STEP_BYTES = 1 << 20  # where the kernel does not copy
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -26,6 +31,58 @@ def preallocate(descriptor: int, size: int) -> None:
     if (number := ctypes.get_errno()) not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number))
     os.ftruncate(descriptor, size)
+
+
+def copy_content(source: int, target: int, size: int) -> None:
+    """Give an empty file the first ``size`` bytes of another: reflinked where the file system can, else copied.
+
+    Either way a later write into one does not show in the other.
+
+    Raises
+    ------
+    OSError
+        The one cannot be read, or the other not be written.
+    """
+    copied = 0
+    if size == os.fstat(source).st_size and reflink(source, target):
+        return
+    while copied < size and (count := _copy_range(source, target, size - copied, copied)):
+        copied += count
+
+
+def reflink(source: int, target: int) -> bool:
+    """Make a file share all blocks of another until one of them is written; false where the file system cannot.
+
+    Raises
+    ------
+    OSError
+        It can, and failed.
+    """
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
+
+
+def can_reflink(folder: str) -> bool:
+    """Whether files in a folder can share blocks; tried with two files that have no name."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
+            return reflink(one.fileno(), other.fileno())
+    except OSError:  # a folder that takes no file takes no reflink either
+        return False
+
+
+def _copy_range(source: int, target: int, size: int, offset: int) -> int:
+    try:
+        return os.copy_file_range(source, target, size, offset, offset)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    return os.pwrite(target, os.pread(source, min(size, _STEP_BYTES), offset), offset)
 
 
 def sync_directory(path: str) -> None:

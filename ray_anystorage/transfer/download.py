@@ -9,19 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NoReturn
 
 from ray_anystorage.errors import DigestMismatchError
+from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, ChunkHasher, chunk_count, file_digest
 from ray_anystorage.transfer.disk import preallocate, sync_directory
 from ray_anystorage.transfer.files import Incoming, Part
 from ray_anystorage.transfer.pace import Stride
-from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
 from ray_anystorage.transfer.workers import Task, run_tasks
-
-_FETCHES = 3  # of a chunk whose digest is wrong: a bit may have flipped on the way
 
 
 class Fetching:
@@ -132,7 +129,7 @@ class _Range:
         self._descriptor, self._scratch = descriptor, scratch
         self.chunks: list[str] = []
         self._hasher, self._at = ChunkHasher(), part.offset
-        self._wrong = 0
+        self._suspicion = Suspicion()
 
     def fetch(self) -> float:
         """Fetch what is not there yet; how many seconds that took."""
@@ -156,15 +153,11 @@ class _Range:
         for digest in digests:
             index = self._part.offset // CHUNK_BYTES + len(self.chunks)
             if self._file.chunks is not None and self._file.chunks[index : index + 1] != (digest,):
-                self._fail(index)
-            self._wrong = 0
+                what = f"chunk {index}, which begins at byte {index * CHUNK_BYTES}"
+                self._suspicion.of(digest, mismatch(self._session, self._file, what))
+            self._suspicion = Suspicion()
             self.chunks.append(digest)
             self._session.advance(min(CHUNK_BYTES, self._file.size - index * CHUNK_BYTES))
-
-    def _fail(self, index: int) -> NoReturn:
-        self._wrong += 1
-        error = mismatch(self._session, self._file, f"chunk {index}, which begins at byte {index * CHUNK_BYTES}")
-        raise error if self._wrong == _FETCHES else Transient(error)
 
 
 def mismatch(session: Session, file: Incoming, what: str) -> DigestMismatchError:

@@ -142,6 +142,9 @@ def _explain_answer(error: boto.ClientError, attempt: Attempt) -> Problem:
         return denied(said, attempt)
     if code == "RequestTimeTooSkewed":
         return attempt.problem(errors.BucketError, said, "Set this node's clock: it is too far from the store's.")
+    if code == "KeyTooLongError":
+        remedy = "Shorten the file's path, or the run's folder: the two together may have 1,024 bytes in a bucket."
+        return attempt.problem(errors.BucketError, said, remedy)
     return attempt.problem(errors.BucketError, said, "Look the code up in the store's documentation; ask its owner.")
 
 

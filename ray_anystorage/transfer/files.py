@@ -20,7 +20,8 @@ class Outgoing:
 class Stored:
     """A file that a store holds: size in bytes, digest and chunk digests as :mod:`.digest` makes them.
 
-    ``sent`` is false where the store had it already.
+    ``sent`` is false where the store had it already. ``etag`` is the store's own mark of this content, which another
+    write under the key changes; ``None`` where the store gave none, and then nobody relies on what the key holds later.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Stored:
     digest: str
     chunks: tuple[str, ...]
     sent: bool = True
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

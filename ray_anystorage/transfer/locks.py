@@ -40,9 +40,11 @@ def locked(folder: str, *, shared: bool = False, wait: bool = True) -> Iterator[
     try:
         yield
     finally:
-        if os.getpid() == holder:  # a fork shares the lock: it must not end it, and closing alone would let it live on
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        try:
+            if os.getpid() == holder:  # a fork shares the lock: it must not end it, and closing alone would not
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
 
 
 def _lock(folder: str, operation: int) -> int:

@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedErr
 from ray_anystorage import errors
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
+from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.store import Counters, Limits, Take, below, check_key
 from ray_anystorage.transfer.streamed import StreamedUpload
@@ -26,6 +27,7 @@ Self = TypeVar("Self", bound="ObjectStore")
 
 NO_RETRIES = {"max_retries": 0}
 OWN_RETRIES = {"max_retries": 20, "retry_timeout": timedelta(seconds=300)}
+_MOST_COPIED = 5 << 30  # bytes, by one request that should not take minutes
 OBSTORE_FAILURES = (BaseError, OSError)  # a missing object is a built-in FileNotFoundError
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -68,14 +70,16 @@ class ObjectStore:
         other._uri, other._prefix, other.counters = address.uri, address.prefix, Counters()
         return other
 
-    def write_small(self, key: str, data: BytesLike) -> None:
+    def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace an object with one request."""
         path = self._path(key)
         self.counters.add(sent=len(data))
-        self._call("put", key, lambda: obstore.put(self._client, path, data, use_multipart=False))
+        answer = self._call("put", key, lambda: obstore.put(self._client, path, data, use_multipart=False))
+        return plain_etag(answer["e_tag"])
 
     def begin(self, key: str, size: int) -> Any:
         """An upload whose parts obstore sends; it takes them in order."""
+        self._check_fork("put", key)
         return StreamedUpload(
             self._streaming, self._path(key), self.counters, lambda error: self.failed("put", key, error)
         )
@@ -135,10 +139,22 @@ class ObjectStore:
             for path in paths:
                 self._delete_one(path)
 
-    def copy(self, source: str, key: str) -> None:
+    def etag(self, key: str) -> str | None:
+        """The ETag of an object."""
+        self.counters.add()
+        return plain_etag(self._call("head", key, lambda: obstore.head(self._client, self._path(key)))["e_tag"])
+
+    def copies(self, size: int) -> bool:
+        """True for what one request may copy."""
+        return size <= _MOST_COPIED
+
+    def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Copy on the store's own side."""
         self.counters.add()
         self._call("copy", source, lambda: obstore.copy(self._client, self._path(source), self._path(key)))
+        if etag is not None and self.etag(source) != etag:  # a look before would miss a write in between
+            raise self.changed(source)
+        return self.etag(key)
 
     def settle(self) -> None:
         """Nothing: an object that is there is durable."""
@@ -158,10 +174,9 @@ class ObjectStore:
         said = str(error).partition("\n\nDebug source")[0]
         status = int(found[1]) if (found := _STATUS.search(said)) else None
         code = found[1] if (found := _CODE.search(said)) else ""
-        problem = self.explain(operation, key, status, code, said, error)
-        if status in _PASSING or code in self.passing_codes or (status is None and _is_connection(error)):
-            return Transient(problem, throttled=status in _THROTTLING)
-        return problem
+        passing = status in _PASSING or code in self.passing_codes or (status is None and _is_connection(error))
+        problem = self.explain(operation, key, None if passing else status, code, said, error)
+        return Transient(problem, throttled=status in _THROTTLING) if passing else problem
 
     passing_codes: frozenset[str] = frozenset()
 
@@ -196,10 +211,26 @@ class ObjectStore:
         place = f"{self.uri}/{key}"
         return kind(reason, tier="artifact", place=place, tried=f"{operation} {place}", remedy=remedy)
 
+    def changed(self, key: str) -> errors.StorageError:
+        """The error for an object that was written over."""
+        return self.problem(
+            errors.ObjectMissingError, "it holds something else by now", "copy", key, "store the file again"
+        )
+
     def short(self, key: str, offset: int, got: int, wanted: int) -> errors.StorageError:
         """The error for an object that ends too early."""
         reason = f"the object ends at byte {offset + got}, {wanted} bytes from {offset} were asked for"
         return self.problem(errors.ShortReadError, reason, "get", key, "restore an older checkpoint")
+
+    def _check_fork(self, operation: str, key: str) -> None:
+        if obstore_is_lost():
+            raise self.problem(
+                errors.ForkedProcessError,
+                "this process was forked from one that had used a bucket, and its client does not survive that",
+                operation,
+                key,
+                'start processes by "spawn" or "forkserver", as DataLoader(multiprocessing_context="spawn")',
+            )
 
     def _path(self, key: str) -> str:
         return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)
@@ -212,6 +243,7 @@ class ObjectStore:
             return
 
     def _call(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
+        self._check_fork(operation, key)
         try:
             return request()
         except OBSTORE_FAILURES as error:
@@ -226,9 +258,9 @@ class MemoryStore(ObjectStore):
 
         super().__init__(ObstoreMemory(), uri="memory:/")
 
-    def write_small(self, key: str, data: BytesLike) -> None:
+    def write_small(self, key: str, data: BytesLike) -> str | None:
         """Keep a copy: obstore would keep the engine's buffer itself."""
-        super().write_small(key, bytes(data))
+        return super().write_small(key, bytes(data))
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer; obstore has no error of its own for a range that begins after the end."""
@@ -241,6 +273,11 @@ class MemoryStore(ObjectStore):
         if offset >= self.size(key) and size:
             raise self.short(key, offset, 0, size)
         super().read_pieces(key, offset, size, scratch, take)
+
+
+def plain_etag(said: str | None) -> str | None:
+    """An ETag without its quotes, which stores leave out in some of their answers."""
+    return said.strip('"') if said else None
 
 
 def _is_connection(error: Exception) -> bool:

@@ -6,8 +6,6 @@ The names themselves are durable after ``settle``, which syncs every directory t
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import re
 import secrets
@@ -17,14 +15,12 @@ from typing import Any
 
 from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
-from ray_anystorage.transfer.disk import preallocate, start_writing_back, sync_directory
+from ray_anystorage.transfer.disk import can_reflink, copy_content, preallocate, start_writing_back, sync_directory
 from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
 
 _TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
 _IS_TEMPORARY = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}\.part")  # a user's file may begin like one
 _REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
-_FICLONE = 0x40049409  # linux/fs.h
-_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
 
 class PosixStore:
@@ -40,9 +36,10 @@ class PosixStore:
 
     def __init__(self, root: str, *, requests: int = _REQUESTS) -> None:
         self.root = os.path.abspath(root)
-        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, copy_bytes=0, in_pieces=True)
+        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True)
         self.counters = Counters()
         self._unsettled: set[str] = set()
+        self._clones: bool | None = None
         self._lock = threading.Lock()
 
     @property
@@ -50,16 +47,17 @@ class PosixStore:
         """The root."""
         return self.root
 
-    def write_small(self, key: str, data: BytesLike) -> None:
+    def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace a file atomically; unlike large ones, its name is durable too."""
         upload = self.begin(key, len(data))
         try:
             upload.part(0, 0, data)
-            upload.commit()
+            etag = upload.commit()
         except BaseException:
             upload.abort()
             raise
         self.settle()
+        return etag
 
     def begin(self, key: str, size: int) -> PosixUpload:
         """A preallocated temporary file beside the target."""
@@ -93,6 +91,11 @@ class PosixStore:
         with self._reading(key) as descriptor:
             return os.fstat(descriptor).st_size
 
+    def etag(self, key: str) -> str | None:
+        """Which file it is and when it was written: what is stored here is replaced, never written into."""
+        with self._reading(key) as descriptor:
+            return _etag_of(descriptor)
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder, temporary ones left out."""
         for path in self._walk(prefix):
@@ -111,18 +114,24 @@ class PosixStore:
                 while (path := os.path.dirname(path)) != self.root:
                     os.rmdir(path)
 
-    def copy(self, source: str, key: str) -> None:
-        """Reflink where the file system can, else copy inside the kernel, which on NFS 4.2 means on the server."""
+    def copies(self, size: int) -> bool:
+        """Whether the file system can reflink; any other way of copying may read and write all of it over the wire."""
+        if self._clones is None:
+            self._clones = can_reflink(self.root)
+        return self._clones
+
+    def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
+        """Reflink where the file system can, else copy inside the kernel; a link would share later writes."""
         with self._reading(source) as descriptor:
-            size = os.fstat(descriptor).st_size
-            upload = PosixUpload(self, self.path(key), size)
+            if etag is not None and _etag_of(descriptor) != etag:
+                raise self._problem(ObjectMissingError, source, "it is another file by now")
+            upload = PosixUpload(self, self.path(key), os.fstat(descriptor).st_size)
             try:
                 upload.copy_from(descriptor)
-                upload.commit()
+                return upload.commit()
             except BaseException:
                 upload.abort()
                 raise
-        self.settle()
 
     def settle(self) -> None:
         """Sync the directories that got new names since the last time."""
@@ -180,7 +189,7 @@ class PosixStore:
         top = self.path(prefix.strip("/")) if prefix.strip("/") else self.root
         if os.path.isfile(top):
             yield top
-        for folder, _, names in os.walk(top):
+        for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
             yield from (os.path.join(folder, name) for name in names)
 
     @contextlib.contextmanager
@@ -227,23 +236,17 @@ class PosixUpload:
 
     def copy_from(self, source: int) -> None:
         """Take all of an open file."""
-        target, copied = self._opened(allocate=False), 0
-        try:
-            fcntl.ioctl(target, _FICLONE, source)
-            return
-        except OSError as error:
-            if error.errno not in _CANNOT_CLONE:
-                raise
-        while copied < self._size and (count := _copy_range(source, target, self._size - copied, copied)):
-            copied += count
+        copy_content(source, self._opened(allocate=False), self._size)
 
-    def commit(self) -> None:
+    def commit(self) -> str | None:
         """Sync the bytes, then give them their name."""
         descriptor = self._opened()
         os.fsync(descriptor)
+        etag = _etag_of(descriptor)
         os.replace(self._temporary, self._path)
         os.close(descriptor)
         self._descriptor = -1
+        return etag
 
     def abort(self) -> None:
         """Remove the temporary file."""
@@ -263,14 +266,15 @@ class PosixUpload:
             return self._descriptor
 
 
+def _etag_of(descriptor: int) -> str:
+    status = os.fstat(descriptor)
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
 def _is_temporary(path: str) -> bool:
     return _IS_TEMPORARY.fullmatch(os.path.basename(path)) is not None
-
-
-def _copy_range(source: int, target: int, size: int, offset: int) -> int:
-    try:
-        return os.copy_file_range(source, target, size, offset, offset)
-    except OSError as error:
-        if error.errno not in _CANNOT_CLONE:
-            raise
-    return os.pwrite(target, os.pread(source, min(size, 1 << 20), offset), offset)

@@ -23,17 +23,20 @@ class Transient(Exception):  # noqa: N818 - it is a signal to the engine, and ne
         The error to raise when no attempt is left.
     throttled
         The store asked for fewer requests (429, 503).
+    retry_after
+        Seconds that the store asked to be left alone for.
     """
 
-    def __init__(self, problem: StorageError, *, throttled: bool = False) -> None:
+    def __init__(self, problem: StorageError, *, throttled: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(str(problem))
         self.problem = problem
         self.throttled = throttled
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long one request is tried.
+    """How long one request is tried. Unless told otherwise time ends it: a bad minute of the store is outlasted.
 
     Attributes
     ----------
@@ -44,16 +47,23 @@ class Patience:
         Seconds since the first attempt after which none follows.
     attempts
         At most so many.
+    longest_asked
+        Seconds that a store may ask to be left alone for; what it asks beyond them is not heeded.
     """
 
     first_delay: float = 0.05
     longest_delay: float = 5.0
     give_up_after: float = 300.0
-    attempts: int = 60
+    attempts: int = 1000
+    longest_asked: float = 60.0
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
         return random.uniform(0, min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))  # noqa: S311
+
+    def wait(self, failures: int, asked: float) -> float:
+        """Seconds to wait after so many failures, where the store asked for some: drawn above them, not to meet."""
+        return min(asked, self.longest_asked) + self.delay(failures)
 
 
 def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patience: Patience) -> Result:
@@ -66,16 +76,20 @@ def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patie
     TransferCancelledError
         Somebody cancelled.
     """
-    began = time.monotonic()
+    began = 0.0
     for failures in range(1, patience.attempts + 1):
         try:
             with budget.slot(cancel):
+                if failures == 1:  # the wait for the first slot does not count
+                    began = time.monotonic()
                 return request()
         except Transient as transient:
             budget.retried()
-            if failures == patience.attempts or time.monotonic() - began > patience.give_up_after:
-                raise _given_up(transient, failures, time.monotonic() - began) from transient
-        cancel.sleep(patience.delay(failures))
+            seconds = time.monotonic() - began
+            if failures == patience.attempts or seconds > patience.give_up_after:
+                raise _given_up(transient, failures, seconds) from transient
+            wait = patience.wait(failures, transient.retry_after)
+        cancel.sleep(wait)
     raise AssertionError("unreachable")
 
 

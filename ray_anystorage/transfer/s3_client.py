@@ -11,7 +11,13 @@ from typing import Any
 
 import botocore.session
 from botocore.config import Config
-from botocore.credentials import AssumeRoleWithWebIdentityProvider, ContainerProvider, CredentialResolver
+from botocore.credentials import (
+    AssumeRoleWithWebIdentityProvider,
+    ContainerProvider,
+    CredentialProvider,
+    CredentialResolver,
+    Credentials,
+)
 from botocore.exceptions import NoCredentialsError
 
 from ray_anystorage.credentials.grant import Grant
@@ -95,15 +101,28 @@ def signer(session: Any) -> tuple[str, bool]:
     return frozen.access_key, bool(frozen.token)
 
 
+def give(session: Any, credentials: Credentials) -> None:
+    """Make a session sign with these credentials, in place of whatever it would find."""
+    session.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
+
+
+class _Given(CredentialProvider):  # type: ignore[misc]
+    """Gives credentials that are there already."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def load(self) -> Credentials:
+        return self._credentials
+
+
 def _use_only(session: Any, variables: Mapping[str, str]) -> None:
     """Give the session the credentials that the variables say, and take every other source from it."""
     session.set_config_variable("profile", None)
     if "AWS_ACCESS_KEY_ID" in variables:
-        session.set_credentials(
-            variables["AWS_ACCESS_KEY_ID"],
-            variables.get("AWS_SECRET_ACCESS_KEY", ""),
-            variables.get("AWS_SESSION_TOKEN") or None,
-        )
+        said = (variables["AWS_ACCESS_KEY_ID"], variables.get("AWS_SECRET_ACCESS_KEY", ""))
+        give(session, Credentials(*said, variables.get("AWS_SESSION_TOKEN") or None))
     elif "AWS_WEB_IDENTITY_TOKEN_FILE" in variables:
         session.register_component("credential_provider", CredentialResolver([_web_identity(session, variables)]))
     elif any(name in variables for name in _CONTAINER_VARIABLES):

@@ -7,8 +7,8 @@ sends and fills the engine's own buffers. Both get their credentials from the sa
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 import botocore.exceptions as boto
@@ -21,18 +21,20 @@ from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import PIECE_BYTES
 from ray_anystorage.transfer.failures import Attempt, explain_s3
-from ray_anystorage.transfer.object_store import NO_RETRIES, ObjectStore
+from ray_anystorage.transfer.forks import obstore_is_lost
+from ray_anystorage.transfer.object_store import plain_etag
 from ray_anystorage.transfer.retry import Transient
-from ray_anystorage.transfer.s3_client import client_of, s3_session
-from ray_anystorage.transfer.s3_upload import S3Upload
+from ray_anystorage.transfer.s3_client import client_of, give, s3_session
+from ray_anystorage.transfer.s3_forked import ForkedS3
+from ray_anystorage.transfer.s3_keys import Keys
+from ray_anystorage.transfer.s3_small import CONNECT_TIMEOUT, small_client
+from ray_anystorage.transfer.s3_upload import COPY_PART_BYTES, S3Upload
 from ray_anystorage.transfer.store import Limits, Take, below
 
 Result = TypeVar("Result")
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds; the second between two pieces of an answer
-SMALL_REQUEST_TIMEOUT = 120.0  # seconds for all of a request for a small object
+READ_TIMEOUT = 30.0  # seconds between two pieces of an answer
 _DIRECT_BYTES = PIECE_BYTES + 1  # smaller ranges fit the engine's buffer at once
-_CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
 
 _PASSING = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException"}
@@ -48,9 +50,10 @@ _CONNECTION = (
 )
 _LATE = (boto.ReadTimeoutError, ReadTimeoutError)
 _FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, OSError)
+_REFUSALS = (errors.ExpiredTokenError, errors.UnknownKeyError)
 
 
-class S3Store(ObjectStore):
+class S3Store(ForkedS3):
     """A folder of an S3 bucket; pickles as its address and the harmless variables of its grant."""
 
     passing_codes = _PASSING
@@ -58,11 +61,10 @@ class S3Store(ObjectStore):
     def __init__(self, address: BucketAddress, grant: Grant, *, read_timeout: float = READ_TIMEOUT) -> None:
         self._address, self._grant, self._read_timeout = address, grant, read_timeout
         self.secure = secure = not (address.endpoint or "").lower().startswith("http://")
-        session = s3_session(address, grant, connect_timeout=CONNECT_TIMEOUT, read_timeout=read_timeout)
-        _configure(session, secure)
-        self.boto = client_of(session, address)
+        self._keys = Keys(lambda: self._session().get_credentials())
+        self._clients: dict[int, Any] = {}  # by process: a fork must not talk on its parent's connections
         super().__init__(
-            _small_client(address, session, self.boto, secure, read_timeout), uri=address.uri, prefix=address.prefix
+            small_client(address, self._keys, self.boto, secure, read_timeout), uri=address.uri, prefix=address.prefix
         )
         self.limits = Limits()
 
@@ -72,13 +74,24 @@ class S3Store(ObjectStore):
         other._address = address
         return other
 
+    @property
+    def boto(self) -> Any:
+        """botocore's client of this process."""
+        known = self._clients.get(os.getpid())
+        if known is not None:
+            return known
+        session = self._session()
+        _configure(session, self.secure)
+        give(session, self._keys)
+        return self._clients.setdefault(os.getpid(), client_of(session, self._address))
+
     def begin(self, key: str, size: int) -> S3Upload:
         """A multipart upload; its first part opens it."""
         return S3Upload(self, self._address.bucket, self._path(key), key, size)
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer with one request."""
-        if len(into) < _DIRECT_BYTES:
+        if len(into) < _DIRECT_BYTES and not obstore_is_lost():
             super().read_range(key, offset, into)
             return
         at = 0
@@ -92,7 +105,7 @@ class S3Store(ObjectStore):
 
     def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
         """Hand on a range as it comes, with one request."""
-        if size < _DIRECT_BYTES:
+        if size < _DIRECT_BYTES and not obstore_is_lost():
             super().read_range(key, offset, scratch[:size])
             take(scratch[:size])
             return
@@ -112,6 +125,21 @@ class S3Store(ObjectStore):
                 filled += count
                 take(scratch[:count])
 
+    def copies(self, size: int) -> bool:
+        """Always: what is large goes in parts."""
+        return True
+
+    def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
+        """Copy on the store's own side; it refuses to where the source has another ETag by now."""
+        wanted: dict[str, Any] = {"CopySource": {"Bucket": self._address.bucket, "Key": self._path(source)}}
+        if etag is not None:
+            wanted["CopySourceIfMatch"] = f'"{etag}"'
+        if size is not None and size > COPY_PART_BYTES:
+            return self.begin(key, size).copy_all(wanted)
+        wanted |= {"Bucket": self._address.bucket, "Key": self._path(key)}
+        answer = self.request("copy", source, lambda: self.boto.copy_object(**wanted))
+        return plain_etag(answer["CopyObjectResult"]["ETag"])
+
     def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Multipart uploads that were opened and neither completed nor aborted."""
         folder = "/".join(part for part in (self._prefix, prefix.strip("/")) if part)
@@ -129,15 +157,21 @@ class S3Store(ObjectStore):
 
     def close(self) -> None:
         """Close botocore's connections."""
-        self.boto.close()
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
 
     def request(self, operation: str, key: str, call: Callable[[], Result]) -> Result:
         """Call botocore once, and raise what this package means by its failure."""
         self.counters.add()
+        signed = None
         try:
-            return call()
+            signed = self._keys.get_frozen_credentials()
+            answer = call()
         except _FAILURES as error:
-            raise self._boto_failed(operation, key, error) from error
+            raise self._or_renewed(self._boto_failed(operation, key, error), signed) from error
+        self._keys.taken(signed)
+        return answer
 
     def explain(
         self, operation: str, key: str, status: int | None, code: str, said: str, error: Exception
@@ -148,6 +182,25 @@ class S3Store(ObjectStore):
             client_error = boto.ClientError(answer, operation)
             return explain_s3(client_error, self._attempt(operation, key)).error()
         return super().explain(operation, key, status, code, self._grant.secrets.redact(said), error)
+
+    def _call(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
+        signed = self._keys.handed_to_obstore
+        try:
+            answer = super()._call(operation, key, request)
+        except errors.StorageError as error:
+            raise self._or_renewed(error, signed) from error
+        self._keys.taken(signed)
+        return answer
+
+    def _or_renewed(self, failure: Exception, signed: Any) -> Exception:
+        """The failure; one that passes, where it is a refusal of keys in whose place the source has others."""
+        if signed is None or not isinstance(failure, _REFUSALS):
+            return failure
+        try:
+            renewed = self._keys.renewed(signed)
+        except _FAILURES as error:
+            return explain_s3(error, self._attempt("sign a request for", "")).error()
+        return Transient(failure) if renewed else failure
 
     def _receive(self, key: str, body: Any, into: memoryview) -> int:
         try:
@@ -164,10 +217,18 @@ class S3Store(ObjectStore):
             return Transient(self._unavailable(operation, key, reason), throttled=isinstance(error, _LATE))
         if not isinstance(error, boto.ClientError):
             return explain_s3(error, self._attempt(operation, key)).error()
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        metadata = error.response.get("ResponseMetadata", {})
+        status = int(metadata.get("HTTPStatusCode", 0))
         code = str(error.response.get("Error", {}).get("Code", ""))
         if status >= 500 or status in (408, 429) or code in _PASSING:
-            return Transient(self._unavailable(operation, key, str(error)), throttled=status in (429, 503))
+            asked = str(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
+            return Transient(
+                self._unavailable(operation, key, str(error)),
+                throttled=status in (429, 503),
+                retry_after=float(asked) if asked.isdecimal() else 0.0,
+            )
+        if status == 412:
+            return self.changed(key)
         if status in (404, 416) and code != "NoSuchBucket":
             return self.explain(operation, key, status, code, str(error), error)
         return explain_s3(error, self._attempt(operation, key)).error()
@@ -177,7 +238,11 @@ class S3Store(ObjectStore):
         return self.problem(errors.StoreUnavailableError, reason, operation, key, remedy)
 
     def _attempt(self, operation: str, key: str) -> Attempt:
-        return Attempt(self._address, self._grant, operation, f"{self.uri}/{key}")
+        session = bool(self._keys.handed_to_obstore.token)
+        return Attempt(self._address, self._grant, operation, f"{self.uri}/{key}", session=session)
+
+    def _session(self) -> Any:
+        return s3_session(self._address, self._grant, connect_timeout=CONNECT_TIMEOUT, read_timeout=self._read_timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
         grant = self._grant
@@ -198,37 +263,3 @@ def _configure(session: Any, secure: bool) -> None:
         s3={"payload_signing_enabled": not secure},
     )
     session.set_default_client_config(session.get_default_client_config().merge(config))
-
-
-def _small_client(address: BucketAddress, session: Any, client: Any, secure: bool, read_timeout: float) -> Any:
-    from obstore.store import S3Store as ObstoreS3
-
-    credentials = session.get_credentials()
-
-    def provide() -> dict[str, Any]:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_AGE,
-        }
-
-    if credentials is None:
-        raise boto.NoCredentialsError
-    return ObstoreS3(
-        address.bucket,
-        endpoint=client.meta.endpoint_url if address.endpoint else None,
-        region=client.meta.region_name,
-        virtual_hosted_style_request=not address.endpoint,
-        unsigned_payload=secure,
-        **({} if secure else {"checksum_algorithm": "SHA256"}),  # not every store compares a payload with its signature
-        credential_provider=provide,
-        retry_config=NO_RETRIES,
-        client_options={
-            "allow_http": not secure,
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
-            "read_timeout": timedelta(seconds=read_timeout),
-            "timeout": timedelta(seconds=max(SMALL_REQUEST_TIMEOUT, read_timeout)),
-        },
-    )

@@ -7,15 +7,23 @@ import contextlib
 import hashlib
 import threading
 import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.errors import BucketError, ObjectMissingError, StorageError
 from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.files import Part
+from ray_anystorage.transfer.retry import Transient
 
 if TYPE_CHECKING:
     from ray_anystorage.transfer.s3_store import S3Store
 
 _OPERATION = "multipart upload"
+COPY_PART_BYTES = 1 << 30  # copied by one request within the read timeout: stores copy 100 MB/s and more
+_COPIES_AT_ONCE = 8
+_MOST_PARTS = 10_000
+_REFUSALS = 10  # to complete an upload, before they are believed
 
 
 class S3Upload:
@@ -32,6 +40,8 @@ class S3Upload:
         self._tags: dict[int, str] = {}
         self._commits = 0
         self._refused: StorageError | None = None
+        self._refusal: StorageError | None = None  # to complete, until it is known whether that was done before
+        self._refusals = 0
 
     def part(self, index: int, offset: int, data: BytesLike) -> None:
         """Send a part; again, it replaces the one before."""
@@ -46,18 +56,53 @@ class S3Upload:
         with self._lock:
             self._tags[index] = answer["ETag"]
 
-    def commit(self) -> None:
-        """Complete the upload; where the answer to an earlier try was lost, find out whether it did."""
+    def copy_part(self, part: Part, source: Mapping[str, Any]) -> None:
+        """Have the store take a part from another object; ``source`` as botocore's ``CopySource…`` arguments."""
+        arguments: dict[str, Any] = {**self._object, **source, "UploadId": self._opened(), "PartNumber": part.index + 1}
+        arguments["CopySourceRange"] = f"bytes={part.offset}-{part.offset + part.size - 1}"
+        client = self._store.boto
+        answer = self._store.request("copy", self._key, lambda: client.upload_part_copy(**arguments))
+        with self._lock:
+            self._tags[part.index] = answer["CopyPartResult"]["ETag"]
+
+    def copy_all(self, source: Mapping[str, Any]) -> str | None:
+        """Copy all of an object of this upload's size, several parts at once, and commit."""
+        step = max(COPY_PART_BYTES, -(-self._size // _MOST_PARTS))
+        parts = [Part(index, at, min(step, self._size - at)) for index, at in enumerate(range(0, self._size, step))]
+        try:
+            with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+                for _ in pool.map(lambda part: self.copy_part(part, source), parts):
+                    pass
+            return self.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def commit(self) -> str | None:
+        """Complete the upload; where it is refused, find out whether an earlier try did, whose answer was lost."""
+        if self._refusal is None:
+            try:
+                return self._complete()
+            except (ObjectMissingError, BucketError) as error:
+                self._refusal = error
+        there = self._commits > 1 and self._is_there()
+        refusal, self._refusal = self._refusal, None
+        if there:
+            self._id = None
+            return self._expected_tag()
+        self._refusals += 1
+        if isinstance(refusal, ObjectMissingError) or self._refusals == _REFUSALS:
+            raise refusal
+        raise Transient(refusal)  # the list of parts may have been altered on its way
+
+    def _complete(self) -> str:
         self._commits += 1
         parts = [{"PartNumber": index + 1, "ETag": tag} for index, tag in sorted(self._tags.items())]
         arguments = {**self._object, "UploadId": self._opened(), "MultipartUpload": {"Parts": parts}}
         client = self._store.boto
-        try:
-            self._store.request(_OPERATION, self._key, lambda: client.complete_multipart_upload(**arguments))
-        except (ObjectMissingError, BucketError):  # the store does not know the upload
-            if self._commits == 1 or not self._is_there():
-                raise
+        answer = self._store.request(_OPERATION, self._key, lambda: client.complete_multipart_upload(**arguments))
         self._id = None
+        return str(answer["ETag"].strip('"'))
 
     def abort(self) -> None:
         """Abort the upload if it was opened."""
@@ -84,7 +129,10 @@ class S3Upload:
         return str(answer["UploadId"])
 
     def _is_there(self) -> bool:
-        head = self._store.request("get", self._key, lambda: self._store.boto.head_object(**self._object))
+        try:
+            head = self._store.request("get", self._key, lambda: self._store.boto.head_object(**self._object))
+        except ObjectMissingError:
+            return False
         return bool(head["ContentLength"] == self._size and head["ETag"].strip('"') == self._expected_tag())
 
     def _expected_tag(self) -> str:

@@ -32,8 +32,6 @@ class Limits:
         Parts of one upload, at most.
     requests
         Requests at once that still help.
-    copy_bytes
-        The largest object that ``copy`` spares sending; 0 where the store cannot copy without moving the bytes.
     in_pieces
         Whether the bytes of a part may come by several calls of ``Upload.part``, so that nobody holds all of them.
     """
@@ -41,7 +39,6 @@ class Limits:
     single_bytes: int = CHUNK_BYTES
     max_parts: int = 10_000
     requests: int = 32
-    copy_bytes: int = 5 << 30
     in_pieces: bool = False
 
 
@@ -51,8 +48,8 @@ class Upload(Protocol):
     def part(self, index: int, offset: int, data: BytesLike) -> None:
         """Store part ``index`` (from 0), which begins at byte ``offset``; sending it again replaces it."""
 
-    def commit(self) -> None:
-        """Make the object visible, whole, in place of what was there."""
+    def commit(self) -> str | None:
+        """Make the object visible, whole, in place of what was there; gives its etag."""
 
     def abort(self) -> None:
         """Leave nothing behind; safe to call at any time, more than once."""
@@ -68,8 +65,8 @@ class Store(Protocol):
     def uri(self) -> str:
         """The root, for messages."""
 
-    def write_small(self, key: str, data: BytesLike) -> None:
-        """Replace an object atomically, with one request."""
+    def write_small(self, key: str, data: BytesLike) -> str | None:
+        """Replace an object atomically, with one request; gives its etag."""
 
     def begin(self, key: str, size: int) -> Upload:
         """Prepare an object of ``size`` bytes; the first part may make the first request."""
@@ -86,14 +83,27 @@ class Store(Protocol):
     def size(self, key: str) -> int:
         """Bytes; ``ObjectMissingError`` where there is none."""
 
+    def etag(self, key: str) -> str | None:
+        """The store's mark of what the key holds now: it differs after a write of other content, though of equal size.
+
+        ``None`` where the store has no such mark, ``ObjectMissingError`` where there is no object.
+        """
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and bytes of every object below a folder (or all, for ``""``), in no order."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are no error."""
 
-    def copy(self, source: str, key: str) -> None:
-        """Copy on the store's own side, atomically."""
+    def copies(self, size: int) -> bool:
+        """Whether ``copy`` moves no bytes of an object of this size through here, and so spares sending it."""
+
+    def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
+        """Copy on the store's own side, atomically; gives the etag of the copy.
+
+        With ``etag``, ``ObjectMissingError`` where the source does not have it, or no longer. ``size``, where it is
+        known, lets a store copy a large object in parts.
+        """
 
     def settle(self) -> None:
         """Make durable what was written and is not: names, on a mount; nothing, in an object store."""

@@ -38,6 +38,7 @@ class StreamedUpload:
         self._next = 0
         self._parts: queue.Queue[bytes | None] = queue.Queue(_WAITING_PARTS)
         self._error: Exception | None = None
+        self._answer: Any = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -54,11 +55,13 @@ class StreamedUpload:
                 self._next += 1
         self._check()
 
-    def commit(self) -> None:
+    def commit(self) -> str | None:
         """Wait until obstore has stored the object."""
         self._hand_on(None)
         self._join()
         self._check()
+        etag: str | None = self._answer["e_tag"]
+        return etag.strip('"') if etag else None
 
     def abort(self) -> None:
         """Make obstore give the object up, and wait until it has."""
@@ -75,7 +78,7 @@ class StreamedUpload:
 
     def _send(self) -> None:
         try:
-            obstore.put(
+            self._answer = obstore.put(
                 self._client,
                 self._path,
                 self._read(),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from ray_anystorage.errors import ObjectMissingError, SourceChangedError, StorageError
+from ray_anystorage.errors import SourceChangedError, StorageError, StoreUnavailableError
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import PIECE_BYTES, ChunkHasher, chunks_of, chunks_of_file, file_digest
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
@@ -18,6 +20,9 @@ from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import Upload, check_key
 from ray_anystorage.transfer.workers import Task, run_tasks
 
+logger = logging.getLogger(__name__)
+
+_Known = dict[tuple[str, ...], list[Stored]]  # of one size, by the first chunk, if there is one
 _ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 
 
@@ -45,11 +50,12 @@ class Sending:
         return tuple(file.stored for file in self._files if file.stored is not None)
 
     def _reuse(self, already: Collection[Stored]) -> None:
-        known: dict[int, list[Stored]] = {}
+        session, known = self._session, dict[int, _Known]()
+        keys = {file.file.key for file in self._files}
         for stored in already:
-            known.setdefault(stored.size, []).append(stored)
+            if stored.etag is not None and (stored.key in keys or session.store.copies(stored.size)):
+                known.setdefault(stored.size, {}).setdefault(stored.chunks[:1], []).append(stored)
         tasks = [partial(file.reuse, known[file.file.size]) for file in self._files if file.file.size in known]
-        session = self._session
         run_tasks(tasks, session.threads(len(tasks)), session.cancel, session.budget.wanted)
 
     def _tasks(self, files: list[_File]) -> Iterator[Task]:
@@ -82,29 +88,42 @@ class _File:
         self._chunks: dict[int, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
-    def reuse(self, known: Collection[Stored]) -> None:
+    def reuse(self, known: _Known) -> None:
         """Take what the store holds already, under this key or another, if it is what this file holds now."""
-        store, size = self._session.store, self.file.size
-        if size > store.limits.copy_bytes:
-            known = [stored for stored in known if stored.key == self.file.key]
-        same = {stored.key: stored for stored in _same_content(self.file.path, known)}
-        for key in sorted(same, key=lambda key: key != self.file.key):
-            with contextlib.suppress(ObjectMissingError):
-                if self._session.persist(partial(store.size, key)) != size:
-                    continue
-                if key != self.file.key:
-                    self._session.persist(partial(store.copy, key, self.file.key))
-                self._is_stored(replace(same[key], key=self.file.key, sent=False))
-                self._session.advance(size)
-                return
+        same = [stored for stored in _same_content(self.file.path, known) if self._can_take(stored)]
+        for stored in sorted(same, key=lambda stored: stored.key != self.file.key):
+            try:
+                etag = self._taken(stored)
+            except StoreUnavailableError:
+                raise
+            except StorageError as error:  # it is gone, or this store does not copy for us: it may take the bytes
+                logger.debug("%s is sent: %s", self.file.key, error)
+            else:
+                if etag is not None:
+                    digest = file_digest(stored.size, stored.chunks)  # the chunks were compared, and nothing else
+                    self._is_stored(replace(stored, key=self.file.key, digest=digest, sent=False, etag=etag))
+                    self._session.advance(self.file.size)
+                    return
+
+    def _can_take(self, stored: Stored) -> bool:
+        return stored.key == self.file.key or self._session.store.copies(stored.size)
+
+    def _taken(self, stored: Stored) -> str | None:
+        """The etag of the object where the store still holds what it held then, which an equal size would not say."""
+        store = self._session.store
+        if stored.key != self.file.key:
+            return self._session.persist(partial(store.copy, stored.key, self.file.key, stored.etag, stored.size))
+        etag = self._session.persist(partial(store.etag, stored.key))
+        return etag if etag == stored.etag else None
 
     def send_whole(self, block: int) -> None:
         """Send a small file with one request."""
         with self._session.buffer(block) as buffer:
             data = self._read(self.parts[0], buffer)
             chunks = chunks_of(data)
-            self._session.persist(partial(self._session.store.write_small, self.file.key, data))
-        self._done(chunks)
+            etag = self._session.persist(partial(self._session.store.write_small, self.file.key, data))
+        self._done(chunks, etag)
+        self._session.advance(self.file.size)
 
     def send_part(self, part: Part, block: int) -> None:
         """Send one part; the one that ends last commits."""
@@ -119,8 +138,8 @@ class _File:
             self._chunks[part.index] = chunks
             complete = len(self._chunks) == len(self.parts)
         if complete:
-            self._session.persist(upload.commit)
-            self._done(tuple(chunk for index in range(len(self.parts)) for chunk in self._chunks[index]), advance=False)
+            etag = self._session.persist(upload.commit)
+            self._done(tuple(chunk for index in range(len(self.parts)) for chunk in self._chunks[index]), etag)
 
     def _send_at_once(self, upload: Upload, part: Part, buffer: bytearray) -> tuple[str, ...]:
         data = self._read(part, buffer)
@@ -153,11 +172,9 @@ class _File:
                 self._upload = self._session.store.begin(self.file.key, self.file.size)
             return self._upload
 
-    def _done(self, chunks: tuple[str, ...], *, advance: bool = True) -> None:
+    def _done(self, chunks: tuple[str, ...], etag: str | None) -> None:
         file = self.file
-        self._is_stored(Stored(file.key, file.size, file_digest(file.size, chunks), chunks))
-        if advance:
-            self._session.advance(file.size)
+        self._is_stored(Stored(file.key, file.size, file_digest(file.size, chunks), chunks, etag=etag))
 
     def _is_stored(self, stored: Stored) -> None:
         self.stored = stored
@@ -196,12 +213,12 @@ class _File:
         )
 
 
-def _same_content(path: str, known: Collection[Stored]) -> list[Stored]:
+def _same_content(path: str, known: _Known) -> list[Stored]:
     """Those of the known that are what the file holds; reads no further than the first chunk that none of them has."""
-    left, count = list(known), 0
-    for chunk in chunks_of_file(path) if known else ():
+    chunks = chunks_of_file(path)
+    first = tuple(itertools.islice(chunks, 1))
+    left, count = known.get(first, []), len(first)
+    while left and (chunk := next(chunks, None)) is not None:
         left = [stored for stored in left if stored.chunks[count : count + 1] == (chunk,)]
         count += 1
-        if not left:
-            break
     return [stored for stored in left if len(stored.chunks) == count]

@@ -7,6 +7,7 @@ from functools import partial
 
 from ray_anystorage.errors import ShortReadError
 from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_digest, file_digest
 from ray_anystorage.transfer.download import mismatch
 from ray_anystorage.transfer.files import Incoming
@@ -16,8 +17,20 @@ from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 
-def verify(store: Store, files: Sequence[Incoming], *, on_progress: Callable[[int], None] | None = None) -> None:
+def verify(
+    store: Store,
+    files: Sequence[Incoming],
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    cancel: Cancel | None = None,
+    patience: Patience | None = None,
+) -> None:
     """Read files and compare them with their digests; their targets are not touched.
+
+    Parameters
+    ----------
+    on_progress, cancel, patience
+        As for :func:`ray_anystorage.transfer.engine.download`.
 
     Raises
     ------
@@ -26,7 +39,8 @@ def verify(store: Store, files: Sequence[Incoming], *, on_progress: Callable[[in
     StorageError
         The store refused or kept failing.
     """
-    session = Session(store, Budget(requests=store.limits.requests), Cancel(), Patience(), on_progress)
+    budget = Budget(requests=store.limits.requests)
+    session = Session(store, budget, Cancel(cancel), patience or Patience(), on_progress)
     try:
         run_tasks(_tasks(session, files), session.threads(sum(1 + len(f.chunks or ()) for f in files)), session.cancel)
     finally:
@@ -54,12 +68,16 @@ def _check_whole(session: Session, file: Incoming) -> None:
 
 
 def _check_chunk(session: Session, file: Incoming, index: int) -> None:
-    offset = index * CHUNK_BYTES
+    offset, suspicion = index * CHUNK_BYTES, Suspicion()
     size = min(CHUNK_BYTES, file.size - offset)
+
+    def fetch_and_compare() -> None:
+        session.store.read_range(file.key, offset, view)
+        digest = chunk_digest(view)
+        if file.chunks is not None and digest != file.chunks[index]:
+            suspicion.of(digest, mismatch(session, file, f"chunk {index}, which begins at byte {offset}"))
+
     with session.buffer(CHUNK_BYTES) as buffer:
         view = memoryview(buffer)[:size]
-        session.persist(partial(session.store.read_range, file.key, offset, view))
-        wrong = file.chunks is not None and chunk_digest(view) != file.chunks[index]
-    if wrong:
-        raise mismatch(session, file, f"chunk {index}, which begins at byte {offset}")
+        session.persist(fetch_and_compare)
     session.advance(size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,61 +14,41 @@ from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.testing.s3_server import S3Server
-from ray_anystorage.testing.store_files import incoming, leftovers, same_content, transfer_threads, write_files
+from ray_anystorage.testing.store_files import (
+    flip_bit,
+    incoming,
+    leftovers,
+    same_content,
+    transfer_threads,
+    write_files,
+)
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.engine import download, upload
+from ray_anystorage.transfer.files import Incoming
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.s3_store import S3Store
-from tests.harness.faulty_proxy import Fault, FaultyProxy, faulty_proxy, share
+from ray_anystorage.transfer.verify import verify
+from tests.harness.faulty_proxy import Fault, FaultyProxy, share
+from tests.harness.faulty_store import STALL_LIMIT, proxy, store, store_at, whole_objects
 
-STALL_LIMIT = 1.0  # seconds
+__all__ = ["proxy", "store"]
+
+
 QUICK = Patience(first_delay=0.01, longest_delay=0.1)
 IMPATIENT = Patience(first_delay=0.001, longest_delay=0.01, attempts=4)
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
-    with faulty_proxy(s3_server.endpoint) as running:
-        yield running
-
-
-def store_at(
-    endpoint: str, server: S3Server, bucket: str, *, access_key: str | None = None, secret_key: str | None = None
-) -> S3Store:
-    keys = {
-        "AWS_ACCESS_KEY_ID": access_key or server.access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key or server.secret_key,
-    }
-    address = BucketAddress("s3", bucket, "run", server.region, endpoint)
-    grant = Grant("env", "the test's keys", "test", (), Secrets(keys))
-    return S3Store(address, grant, read_timeout=STALL_LIMIT)
-
-
-@pytest.fixture
-def store(s3_server: S3Server, bucket: str, proxy: FaultyProxy) -> Iterator[S3Store]:
-    s3_server.client().put_object(Bucket=bucket, Key="first", Body=b"x")  # so that its volume is there
-    opened = store_at(proxy.endpoint, s3_server, bucket)
-    yield opened
-    opened.close()
 
 
 SIZES = {f"small/{i}": 10_000 + i for i in range(24)} | {"large.bin": 5 * CHUNK_BYTES + 17}
 
 
-@pytest.mark.parametrize("percent", [10, 50])
 @pytest.mark.parametrize("fault", ["503", "500", "429", "reset", "truncate", "flip", "stall"])
-def test_transfers_survive(store: S3Store, proxy: FaultyProxy, tmp_path: Path, fault: Fault, percent: int) -> None:
-    if fault == "stall" and percent == 50:
-        sizes = {"small": 5000, "large.bin": 2 * CHUNK_BYTES + 17}  # each stall lasts until the time limit
-    elif fault == "flip" and percent == 50:
-        percent, sizes = 25, SIZES  # three wrong chunks in a row are taken for damage
-    else:
-        sizes = SIZES
-    files = write_files(tmp_path / "source", sizes)
+def test_transfers_survive(store: S3Store, proxy: FaultyProxy, tmp_path: Path, fault: Fault) -> None:
+    few = {"small": 5000, "large.bin": 2 * CHUNK_BYTES + 17}  # each stall lasts until the time limit
+    files = write_files(tmp_path / "source", few if fault == "stall" else SIZES)
     # A flipped bit in the answer to a POST is another answer; a lost answer to the opening leaves an upload to prune.
     # What answers a PUT has no body that could be cut.
-    inner = share(percent, (fault,))
+    inner = share(50, (fault,))
     spared = {"flip": ("POST",), "truncate": ("PUT", "POST")}.get(fault, ())
     proxy.rule = lambda method, path: None if method in spared else inner(method, path)
     budget = Budget()
@@ -83,16 +62,30 @@ def test_transfers_survive(store: S3Store, proxy: FaultyProxy, tmp_path: Path, f
     assert leftovers(tmp_path / "target") == []
 
 
-def test_all_faults_together(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
-    files = write_files(tmp_path / "source", SIZES)
-    proxy.rule = share(30, ("503", "500", "429", "reset", "truncate"), seed=7)
-    stored = upload(store, files, patience=QUICK)
-    download(store, incoming(stored, tmp_path / "target"), patience=QUICK)
-    assert len(proxy.faults) == 5
-    assert same_content(files, tmp_path / "target")
+def test_bits_that_flip_on_the_way_are_no_damage_and_damage_is_found_at_once(
+    store: S3Store, s3_server: S3Server, bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    files = write_files(tmp_path / "source", {"f": CHUNK_BYTES + 17})
+    wanted = incoming(upload(store, files), tmp_path / "target")
+    proxy.rule = lambda method, path: "flip"
+    for read in (download, verify):
+        with pytest.raises(errors.StoreUnavailableError, match="altered on its way"):
+            read(store, wanted, patience=IMPATIENT)
+    proxy.rule = lambda method, path: None
+    flip_bit(Path(files[0].path), 5)
+    s3_server.client().put_object(Bucket=bucket, Key="run/f", Body=Path(files[0].path).read_bytes())
+    for read in (download, verify):
+        before = proxy.requests["GET"]
+        with pytest.raises(errors.DigestMismatchError, match="chunk 0"):
+            read(store, wanted)
+        assert proxy.requests["GET"] - before <= 4  # three times the chunk, and the other one
+    assert not (tmp_path / "target" / "f").exists()
 
 
-def test_requests_and_bytes_without_faults(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_requests_and_bytes_without_faults(
+    s3_server: S3Server, bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    store = store_at(proxy.endpoint, s3_server, bucket, stall_limit=60)  # a slow machine is no fault
     files = write_files(tmp_path / "source", SIZES)
     total = sum(SIZES.values())
     stored = upload(store, files)
@@ -103,6 +96,7 @@ def test_requests_and_bytes_without_faults(store: S3Store, proxy: FaultyProxy, t
     download(store, incoming(stored, tmp_path / "target"))
     assert proxy.requests["GET"] == 24 + parts
     assert store.counters.bytes_fetched == total
+    store.close()
 
 
 def test_concurrency_shrinks_under_503_and_grows_back(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -115,6 +109,17 @@ def test_concurrency_shrinks_under_503_and_grows_back(store: S3Store, proxy: Fau
     assert budget.cuts >= 2
     assert budget.lowest_limit <= 8
     assert budget.limit > budget.lowest_limit + 2
+
+
+@pytest.mark.parametrize("fault", ["503", "stall"])
+def test_parts_that_are_throttled_or_late_slow_it_down(
+    store: S3Store, proxy: FaultyProxy, tmp_path: Path, fault: Fault
+) -> None:
+    files, budget, numbers = write_files(tmp_path / "source", {"large": 2 * CHUNK_BYTES}), Budget(), itertools.count()
+    proxy.rule = lambda method, path: fault if method == "PUT" and next(numbers) == 0 else None
+    upload(store, files, budget=budget, patience=QUICK)
+    assert budget.cuts >= 1
+    assert budget.lowest_limit <= 4
 
 
 def test_a_store_that_never_recovers(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -131,19 +136,30 @@ def test_a_store_that_never_recovers(store: S3Store, proxy: FaultyProxy, tmp_pat
 
 def test_a_lost_answer_to_the_completion(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
     files = write_files(tmp_path / "source", {"large.bin": 2 * CHUNK_BYTES})
-    lost: list[str] = []
+    completions, looks = itertools.count(), itertools.count()
 
     def lose_first(method: str, path: str) -> Fault | None:
-        if method == "POST" and "uploadId" in path and not lost:
-            lost.append(path)
-            return "truncate"
-        return None
+        if method == "POST" and "uploadId" in path:  # the server itself would complete it twice
+            return "truncate" if next(completions) == 0 else "404"
+        return "503" if method == "HEAD" and next(looks) < 3 else None
 
     proxy.rule = lose_first
     stored = upload(store, files, patience=QUICK)
-    assert lost
+    assert proxy.faults == {"truncate": 1, "404": 1, "503": 3}, "what is left is to look, until there is an answer"
     download(store, incoming(stored, tmp_path / "target"))
     assert same_content(files, tmp_path / "target")
+
+
+def test_a_completion_that_is_altered_on_its_way_is_sent_again(
+    store: S3Store, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    numbers = itertools.count()
+    proxy.rule = lambda method, path: "flip" if "uploadId" in path and method == "POST" and next(numbers) < 2 else None
+    proxy.bits.seed(4)  # hits what the store looks at
+    files = write_files(tmp_path / "source", {"large.bin": 2 * CHUNK_BYTES})
+    upload(store, files, patience=QUICK)
+    assert proxy.faults["flip"] == 2
+    assert whole_objects(store, files) == {"large.bin"}
 
 
 @pytest.mark.parametrize("size", [1000, 3 * CHUNK_BYTES])
@@ -188,6 +204,47 @@ def test_a_missing_object_is_asked_for_once(store: S3Store, proxy: FaultyProxy) 
         with pytest.raises(errors.ObjectMissingError):
             store.read_range("nothing", 0, memoryview(bytearray(size)))
         assert sum(proxy.requests.values()) == before + 1
+
+
+@pytest.mark.parametrize("size", [1000, CHUNK_BYTES])
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [(None, errors.ObjectMissingError), ("secret_key", errors.WrongSecretError)]
+)
+def test_refused_and_missing_reads_stop_at_once(
+    s3_server: S3Server,
+    bucket: str,
+    proxy: FaultyProxy,
+    tmp_path: Path,
+    wrong: str | None,
+    expected: type[Exception],
+    size: int,
+) -> None:
+    store = store_at(proxy.endpoint, s3_server, bucket, **({wrong: "not-the-secret"} if wrong else {}))
+    target = tmp_path / "target"
+    with pytest.raises(expected):
+        download(store, [Incoming("nothing", str(target), size, "0" * 32, ("0" * 32,))])
+    assert proxy.requests == {"GET": 1}
+    assert not target.exists()
+    store.close()
+
+
+def test_an_endpoint_in_the_environment_is_not_taken_for_the_stores(
+    s3_server: S3Server, bucket: str, proxy: FaultyProxy, refused_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.setenv(name, refused_endpoint)
+    store = store_at(proxy.endpoint, s3_server, bucket)
+    store.write_small("small", b"x")
+    assert store.size("small") == 1
+    assert list(store.unfinished("")) == []
+    assert sum(proxy.requests.values()) == 3
+    store.close()
+    grant = Grant(
+        "env", "the test's keys", "test", (), Secrets({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"})
+    )
+    at_amazon = S3Store(BucketAddress("s3", "some-bucket", "", "eu-west-1", None), grant)
+    assert at_amazon._client.config["endpoint_url_s3"] == "https://some-bucket.s3.eu-west-1.amazonaws.com"
+    at_amazon.close()
 
 
 def test_cancelling_a_stalled_store(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import re
 import socket
 import struct
 import threading
@@ -17,9 +18,10 @@ from urllib.parse import urlsplit
 
 from tests.harness.bad_endpoints import HOST, s3_error
 
-Fault = Literal["503", "500", "429", "reset", "truncate", "flip", "stall"]
+Fault = Literal["503", "500", "429", "404", "reset", "truncate", "flip", "stall"]
 Rule = Callable[[str, str], "Fault | None"]
-_STATUS = {"503": "SlowDown", "500": "InternalError", "429": "TooManyRequests"}
+_CREDENTIAL = re.compile(r"Credential=([^/]+)/")
+_STATUS = {"503": "SlowDown", "500": "InternalError", "429": "TooManyRequests", "404": "NoSuchUpload"}
 
 
 @dataclass
@@ -34,6 +36,10 @@ class FaultyProxy:
         How many came by method, and how many failed by fault.
     busiest
         The largest number of requests at the same time since it was last set to 0.
+    expired
+        Access keys that are answered as S3 answers those of a session that has ended.
+    retry_after
+        Seconds that goes with a 503 or 429, as its ``Retry-After``.
     """
 
     endpoint: str = ""
@@ -43,7 +49,10 @@ class FaultyProxy:
     body_bytes: Counter[str] = field(default_factory=Counter)
     busiest: int = 0
     at_once: int = 0
+    expired: set[str] = field(default_factory=set)
+    retry_after: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    bits: random.Random = field(default_factory=lambda: random.Random(1))
     closing: threading.Event = field(default_factory=threading.Event)
 
 
@@ -102,12 +111,17 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             fault = proxy.rule(self.command, self.path)
+            expired = _CREDENTIAL.search(self.headers.get("Authorization", ""))
+            refused = expired is not None and expired[1] in proxy.expired
             with proxy.lock:
                 proxy.requests[self.command] += 1
                 proxy.body_bytes[self.command] += len(body)
-                if fault:
-                    proxy.faults[fault] += 1
-            self._answer(body, fault)
+                if refused or fault:
+                    proxy.faults["expired" if refused else str(fault)] += 1
+            if refused:
+                self._send(400, {}, s3_error("ExpiredToken", "The provided token has expired.").encode())
+            else:
+                self._answer(body, fault)
         finally:
             with proxy.lock:
                 proxy.at_once -= 1
@@ -116,7 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes, fault: Fault | None) -> None:
         if fault in _STATUS:
-            self._send(int(fault), {}, s3_error(_STATUS[fault], "as asked for").encode())
+            asked = self.shared.retry_after
+            headers = {} if asked is None else {"retry-after": str(asked)}
+            self._send(int(fault), headers, s3_error(_STATUS[fault], "as asked for").encode())
         elif fault == "reset":
             self._reset()
         elif fault == "stall":
@@ -124,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             if fault == "flip" and self.command in ("PUT", "POST"):
-                body, fault = _flipped(body), None
+                body, fault = self._flipped(body), None
             self._pass_on(body, fault)
 
     def _pass_on(self, body: bytes, fault: Fault | None) -> None:
@@ -146,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(response.status, headers, payload[: len(payload) // 2], length=str(max(len(payload), 1)))
             self._reset(hard=False)
         else:
-            self._send(response.status, headers, _flipped(payload) if fault == "flip" else payload)
+            self._send(response.status, headers, self._flipped(payload) if fault == "flip" else payload)
 
     def _send(self, status: int, headers: dict[str, str], payload: bytes, length: str | None = None) -> None:
         self.send_response_only(status)
@@ -155,7 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length or str(len(payload)))
         self.end_headers()
-        self.wfile.write(payload)
+        if self.command != "HEAD":
+            self.wfile.write(payload)
 
     def _reset(self, *, hard: bool = True) -> None:
         self.close_connection = True
@@ -164,12 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR) if not hard else self.connection.close()
 
+    def _flipped(self, body: bytes) -> bytes:
+        """The body with one bit changed, each time another."""
+        if not body:
+            return body
+        with self.shared.lock:
+            at, bit = self.shared.bits.randrange(len(body)), self.shared.bits.randrange(8)
+        return body[:at] + bytes([body[at] ^ (1 << bit)]) + body[at + 1 :]
+
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
-
-
-def _flipped(body: bytes) -> bytes:
-    if not body:
-        return body
-    middle = len(body) // 2
-    return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +39,37 @@ def tmpfs(directory: Path, *, size: str = "8m", inodes: int | None = None) -> It
     options = f"size={size}" + (f",nr_inodes={inodes}" if inodes else "")
     with _mounted(directory, "-t", "tmpfs", "-o", options, "anystorage-test"):
         yield directory
+
+
+@contextlib.contextmanager
+def reflinking(directory: Path) -> Iterator[Path]:
+    """A file system of 512 MiB whose files can share blocks, in a sparse file beside a new directory.
+
+    A kernel may have none of these and no loop device, so the test skips in CI as well.
+    """
+    image, made = directory.with_suffix(".image"), None
+    for make, kind in ((("mkfs.btrfs", "-q"), "btrfs"), (("mkfs.xfs", "-q", "-m", "reflink=1"), "xfs")):
+        program = shutil.which(make[0], path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        if program is not None:
+            with image.open("wb") as file:
+                file.truncate(512 << 20)
+            _run(program, *make[1:], str(image))
+            made = kind
+            break
+    if made is None:
+        pytest.skip("neither mkfs.btrfs nor mkfs.xfs: install btrfs-progs or xfsprogs")
+    try:
+        with _mounted(directory, "-t", made, "-o", "loop", str(image), cannot=pytest.skip):
+            yield directory
+    finally:
+        image.unlink()
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that are free on a file system once all that was written there has its blocks."""
+    _run("sync", "--file-system", str(directory))
+    status = os.statvfs(directory)
+    return status.f_bfree * status.f_frsize
 
 
 @contextlib.contextmanager
@@ -132,7 +163,7 @@ def _is_mounted(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _mounted(directory: Path, *arguments: str) -> Iterator[None]:
+def _mounted(directory: Path, *arguments: str, cannot: Callable[[str], NoReturn] = cannot) -> Iterator[None]:
     if os.geteuid() != 0:
         cannot("mounting needs root")
     directory.mkdir()

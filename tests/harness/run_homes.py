@@ -46,6 +46,7 @@ class Home:
         spilled: bool = False,
         detour: str | None = None,
         committed: bool = True,
+        report: int = 0,
     ) -> None:
         """Save a checkpoint by all ranks, each one file of its own, and commit it."""
         data = self.spill if spilled else self.store
@@ -57,13 +58,13 @@ class Home:
             (source / f"rank-{rank}.bin").write_bytes(content)
             (source / "empty").mkdir(exist_ok=True)
             self.saved.setdefault(checkpoint, {})[f"rank-{rank}.bin"] = content
-            part, tree = Part(checkpoint, attempt, rank, ranks), scan(str(source))
+            part, tree = Part(checkpoint, attempt, rank, ranks, report), scan(str(source))
             begin(self.store, part)
             stored = store_data(data, tree, part)
             location = f"{data.uri}/{checkpoint}" if spilled else None
             write_manifest(self.store, tree, part, stored, location=location, detour=detour, seconds=0.5)
         if committed:
-            commit(self.store, checkpoint, attempt)
+            commit(self.store, checkpoint, attempt, report=report)
 
     def begin_only(self, checkpoint: str, *, spilled: bool = False) -> None:
         """What a rank leaves that was killed before it wrote its manifest."""

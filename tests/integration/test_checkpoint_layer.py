@@ -21,6 +21,7 @@ from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
+    CheckpointOverwrittenError,
     RankConflictError,
     RequestError,
     UnsavableFileError,
@@ -235,18 +236,22 @@ def test_a_rank_that_saved_under_this_name_before_and_not_now_is_not_mixed_in(tm
     home = PosixStore(str(tmp_path / "home"))
     for rank in (0, 1):
         saved(home, rank_source(tmp_path, rank, **{f"shard{rank}": b"first"}), rank=rank, world=2)
-    _, tokens = commit(home, "checkpoint_1", "a1")
+    commit(home, "checkpoint_1", "a1")
     (tmp_path / "rank0" / "shard0").write_bytes(b"second")
-    saved(home, tmp_path / "rank0", rank=0, world=2)
-    contents, _ = commit(home, "checkpoint_1", "a1", former=tokens)
-    assert [file.path for file in contents.files] == ["shard0"]
+    save(home, scan(str(tmp_path / "rank0")), Part("checkpoint_1", "a1", 0, 2, report=1))
+    with pytest.raises(CheckpointIncompleteError, match="never committed"):
+        read_contents(home, "checkpoint_1")
+    with pytest.raises(CheckpointOverwrittenError, match="a later report"):
+        commit(home, "checkpoint_1", "a1", report=0)
+    assert [file.path for file in commit(home, "checkpoint_1", "a1", report=1).files] == ["shard0"]
+    assert [file.path for file in commit(home, "checkpoint_1", "a1", report=2).files] == ["shard0"], "reported again"
 
 
 def test_rays_own_note_is_kept_beside_the_data_and_may_change(tmp_path: Path) -> None:
     home = PosixStore(str(tmp_path / "home"))
     source = rank_source(tmp_path, 0, weights=b"w", **{METADATA: b"{}"})
     saved(home, source)
-    contents, _ = commit(home, "checkpoint_1", "a1")
+    contents = commit(home, "checkpoint_1", "a1")
     assert [file.path for file in contents.files] == ["weights"]
     note = tmp_path / "home" / "checkpoint_1" / METADATA
     assert note.read_bytes() == b"{}"
@@ -281,7 +286,10 @@ def test_what_the_store_has_is_not_sent_again(tmp_path: Path, source: Path, buck
     from ray_anystorage.transfer.files import Stored
 
     manifest = saved(bucket_store, source)
-    already = [Stored(f"checkpoint_1/{file.path}", file.size, file.digest, file.chunks) for file in manifest.files]
+    already = [
+        Stored(f"checkpoint_1/{file.path}", file.size, file.digest, file.chunks, etag=file.etag)
+        for file in manifest.files
+    ]
     before = bucket_store.counters.bytes_sent
     tree, part = scan(str(source)), Part("checkpoint_1", "b2", 0, 1)
     begin(bucket_store, part)

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, check_path, manifest_attempt, read_manifest
+from ray_anystorage.checkpoint.record import Record, read_record
+from ray_anystorage.checkpoint.sealed import seal
 from ray_anystorage.errors import ManifestError, ManifestTooNewError
 
 CHUNK = 8
@@ -31,11 +33,20 @@ paths = (
 )
 
 
-@given(st.lists(st.builds(entry, paths, st.integers(0, 100)), unique_by=lambda file: file.path), st.none() | st.text())
+def apart(paths: list[str]) -> bool:
+    """None of the paths is a folder of another one."""
+    return not any(other.startswith(f"{path}/") for path in paths for other in paths)
+
+
+files_of_one = st.lists(st.builds(entry, paths, st.integers(0, 100)), unique_by=lambda file: file.path).filter(
+    lambda files: apart([file.path for file in files])
+)
+
+
+@given(files_of_one, st.none() | paths.map(lambda path: f"s3://bucket/{path}"))
 def test_what_is_written_reads_back(files: list[FileEntry], location: str | None) -> None:
-    written = manifest(
-        *files, location=location and location.encode("utf-8", "ignore").decode(), directories=("empty",)
-    )
+    taken = {file.path.partition("/")[0] for file in files}
+    written = manifest(*files, location=location, directories=() if "empty" in taken else ("empty",))
     assert read_manifest(written.name, written.to_bytes()) == written
     assert manifest_attempt(written.name) == written.attempt
     assert written.size == sum(file.size for file in files)
@@ -48,17 +59,35 @@ def test_a_torn_manifest_is_never_read(data: st.DataObject) -> None:
         read_manifest("manifest-a1-0-of-2.json", whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+def test_every_bit_of_a_manifest_and_of_a_record_counts() -> None:
+    whole = manifest(entry("model"), entry("deep/optimizer"), location="s3://bucket/folder", directories=("empty",))
+    record = Record("a1", (0, 1), 2, 40, (("model", 20),))
+    for content, read in (
+        (whole.to_bytes(), lambda damaged: read_manifest(whole.name, damaged)),
+        (record.to_bytes(), read_record),
+    ):
+        for bit in range(8 * len(content)):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ManifestError) as raised:
+                read(bytes(damaged))
+            assert not isinstance(raised.value, ManifestTooNewError), "a flipped digit is no later version"
+
+
 @pytest.mark.parametrize(
     "path",
-    ["../up", "/absolute", "a/../b", "a//b", "./a", "", "a\0b", "a/", ".anystorage/x", ".anystorage", "x" * 5000],
+    [
+        *("../up", "/absolute", "a/../b", "a//b", "./a", "", "a\0b", "a/", ".anystorage/x", ".anystorage", "x" * 5000),
+        "deep/.anystorage-0123456789abcdef.part",
+    ],
 )
 def test_hostile_paths_are_refused_and_named(path: str) -> None:
-    with pytest.raises(ValueError, match=r"path|folder|longer"):
+    with pytest.raises(ValueError, match=r"path|folder|longer|temporary"):
         check_path(path)
     values = json.loads(manifest(entry("good")).to_bytes())
     values["files"][0][0] = path
     with pytest.raises(ManifestError, match=r"manifest-a1-0-of-2\.json"):
-        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+        read_manifest("manifest-a1-0-of-2.json", seal(values))
 
 
 @pytest.mark.parametrize(
@@ -68,15 +97,22 @@ def test_hostile_paths_are_refused_and_named(path: str) -> None:
         ("files", [["a", -1, DIGEST, []]]),
         ("files", [["a", 8, "no digest", [DIGEST]]]),
         ("files", [["a", 8, DIGEST, [DIGEST]]] * 2),
+        ("files", [["a", 8, DIGEST, [DIGEST]], ["a/b", 8, DIGEST, [DIGEST]]]),
         ("files", [["a", 8]]),
         ("files", None),
         ("chunk_bytes", 0),
         ("location", 7),
+        ("location", "/etc"),
+        ("location", "s3://bucket"),
+        ("location", "s3://bucket/a/../b"),
+        ("location", "s3://bucket/a\0b"),
         ("rank", "one"),
         ("rank", 1),
         ("world_size", 3),
         ("attempt", "b2"),
         ("directories", [".."]),
+        ("directories", ["good"]),
+        ("directories", ["good/below"]),
         ("format", None),
     ],
 )
@@ -84,14 +120,14 @@ def test_contradictions_are_refused(field: str, value: object) -> None:
     values = json.loads(manifest(entry("good")).to_bytes())
     values[field] = value
     with pytest.raises(ManifestError):
-        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+        read_manifest("manifest-a1-0-of-2.json", seal(values))
 
 
 def test_a_newer_format_is_refused_with_the_remedy() -> None:
     values = json.loads(manifest().to_bytes())
     values["format"] = FORMAT + 1
     with pytest.raises(ManifestTooNewError, match="upgrade"):
-        read_manifest("manifest-a1-0-of-2.json", json.dumps(values).encode())
+        read_manifest("manifest-a1-0-of-2.json", seal(values))
 
 
 @pytest.mark.parametrize(

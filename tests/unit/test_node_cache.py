@@ -26,6 +26,7 @@ from tests.unit.test_locks import wait_for_waiter
 
 SPAWN = multiprocessing.get_context("spawn")
 MIB = 1 << 20
+PAGES = 1 << 15  # bytes that an entry's own notes may take
 
 
 def cached(path: str, content: bytes) -> CachedFile:
@@ -50,6 +51,12 @@ def put(entry: Entry, *files: tuple[str, bytes]) -> None:
             target = Path(entry.directory, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+
+
+def make_room(cache: NodeCache, size: int) -> bool:
+    """Ask for room, and let go of it."""
+    with cache.room(cache.entry("another run", "to come", "a"), size) as fits:
+        return fits
 
 
 def missing(entry: Entry, files: list[CachedFile], session: str = "one") -> list[str]:
@@ -112,6 +119,15 @@ def hold_filling(entry: Entry, pipe: Connection) -> None:
         pipe.recv()
 
 
+def hold_room(cache: NodeCache, entry: Entry, promised: int, filled: int, pipe: Connection) -> None:
+    with entry.reading(), cache.room(entry, promised) as fits:
+        assert fits
+        if filled:
+            put(entry, ("data", bytes(filled)))
+        pipe.send("holds")
+        pipe.recv()
+
+
 def hold_live(root: str, run: str, pipe: Connection) -> None:
     with NodeCache(root).hold_run(run):
         pipe.send("holds")
@@ -142,7 +158,7 @@ def use_without_end(root: str, sources: list[tuple[str, CachedFile]], pipe: Conn
         lambda: missing(entry, files),
         lambda: put(entry, ("other", b"x")),
         entry.remove,
-        lambda: cache.make_room(0),
+        lambda: make_room(cache, 0),
     )
     while True:
         for step in steps:
@@ -373,8 +389,8 @@ def test_a_process_killed_at_any_moment_blocks_nobody(cache: NodeCache, tmp_path
     assert missing(entry, [file for _, file in sources]) == []
     assert os.listdir(Path(entry.folder, "new")) == []
     cache.drop_run("run")
-    assert cache.make_room(0)
-    assert os.listdir(root) == ["trash"]
+    assert make_room(cache, 0)
+    assert sorted(os.listdir(root)) == ["promised", "trash"]
     assert os.listdir(Path(root, "trash")) == []
 
 
@@ -484,7 +500,7 @@ def test_a_root_of_somebody_elses_is_refused(tmp_path: Path) -> None:
         with pytest.raises(PermissionError, match="not a folder of this user"):
             put(cache.entry("run", "checkpoint_1", "a"))
         with pytest.raises(PermissionError, match="not a folder of this user"):
-            cache.make_room(0)
+            make_room(cache, 0)
         with pytest.raises(PermissionError, match="not a folder of this user"), cache.hold_run("run"):
             pass
 
@@ -526,27 +542,27 @@ def there(entries: list[Entry]) -> str:
 def test_the_least_recently_used_go_first_and_no_more_than_must(small: NodeCache) -> None:
     entries = fill_entries(small, "run", "1", "2", "3", "4")
     entries[0].touch()
-    assert small.make_room(0)
+    assert make_room(small, 0)
     assert there(entries) == "xxxx"
-    assert small.make_room(MIB)
+    assert make_room(small, MIB)
     assert there(entries) == "x-xx"
-    assert small.make_room(16 * MIB)
+    assert make_room(small, 16 * MIB)
     assert there(entries) == "x--x"
 
 
 def test_all_that_may_go_goes_and_it_still_does_not_fit(small: NodeCache) -> None:
     entries = fill_entries(small, "run", "1", "2")
-    assert not small.make_room(40 * MIB)
+    assert not make_room(small, 40 * MIB)
     assert there(entries) == "--"
-    assert os.listdir(os.path.dirname(os.path.dirname(entries[0].folder))) == ["trash"]
+    assert sorted(os.listdir(os.path.dirname(os.path.dirname(entries[0].folder)))) == ["promised", "trash"]
 
 
 def test_free_space_counts_as_well_as_the_share(small: NodeCache, tmp_path: Path) -> None:
     entries = fill_entries(small, "run", "1", "2")
     (tmp_path / "small" / "others").write_bytes(bytes(40 * MIB))
-    assert small.make_room(5 * MIB)
+    assert make_room(small, 5 * MIB)
     assert there(entries) == "-x"
-    assert not small.make_room(22 * MIB)  # it would fit, with less than a twentieth left
+    assert not make_room(small, 22 * MIB)  # it would fit, with less than a twentieth left
     assert there(entries) == "--"
 
 
@@ -554,10 +570,10 @@ def test_an_entry_in_use_is_not_evicted(small: NodeCache) -> None:
     entries = fill_entries(small, "run", "1", "2", "3")
     with running(hold_reading, entries[0]):
         age(entries[0], -1000)
-        assert small.make_room(24 * MIB)
+        assert make_room(small, 24 * MIB)
         assert there(entries) == "x--"
     with entries[0].filling():
-        assert not small.make_room(32 * MIB)
+        assert not make_room(small, 32 * MIB)
 
 
 def test_the_two_newest_of_a_live_run_are_not_evicted(small: NodeCache, tmp_path: Path) -> None:
@@ -568,9 +584,9 @@ def test_the_two_newest_of_a_live_run_are_not_evicted(small: NodeCache, tmp_path
     live[0].touch()
     dead[0].touch()
     with running(hold_live, str(tmp_path / "small" / "cache"), "live"):
-        assert not small.make_room(32 * MIB)
+        assert not make_room(small, 32 * MIB)
         assert there(live + dead) == "-xx-"
-    assert small.make_room(32 * MIB)
+    assert make_room(small, 32 * MIB)
     assert there(live) == "---"
 
 
@@ -582,7 +598,7 @@ def test_what_was_saved_is_newer_than_what_was_only_fetched(small: NodeCache, tm
     age(newest, -1000, "used", "made", "saved")
     fetched = fill_entries(small, "live", "1", "2")
     with small.hold_run("live"):
-        assert not small.make_room(32 * MIB)
+        assert not make_room(small, 32 * MIB)
     assert there([newest, *fetched]) == "x-x"
 
 
@@ -597,15 +613,48 @@ def test_what_a_killed_eviction_left_is_swept(small: NodeCache, tmp_path: Path) 
     trash = tmp_path / "small" / "cache" / "trash"
     trash.mkdir()
     os.rename(entry.folder, trash / "left")
-    assert small.make_room(30 * MIB)
+    assert make_room(small, 30 * MIB)
     assert os.listdir(trash) == []
 
 
 def test_evictions_at_once_take_no_more_than_one(small: NodeCache) -> None:
-    entries = fill_entries(small, "run", "1", "2", "3", "4")
-    threads = [threading.Thread(target=small.make_room, args=(8 * MIB,)) for _ in range(4)]
+    entries, all_promised = fill_entries(small, "run", "1", "2", "3", "4"), threading.Barrier(4, timeout=60)
+
+    def ask(name: str) -> None:
+        with small.room(small.entry("run", name, "a"), 2 * MIB):
+            all_promised.wait()
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "5678"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert there(entries) == "-xxx"
+
+
+@pytest.mark.parametrize("filled", [0, 10, 20])
+def test_room_that_another_process_was_promised_is_no_room(small: NodeCache, filled: int) -> None:
+    """Whatever part of it is filled already: 32 MiB are the share, 20 the promise."""
+    entry = small.entry("run", "1", "a")
+    with running(hold_room, small, entry, 20 * MIB, filled * MIB) as (process, _):
+        assert make_room(small, 12 * MIB - 2 * PAGES)
+        with small.room(small.entry("run", "2", "a"), 10 * MIB) as fits:
+            assert fits
+            assert not make_room(small, 4 * MIB)
+        process.kill()
+        process.join()
+    assert make_room(small, 30 * MIB), "the promise outlived its process"
+    assert os.listdir(Path(os.path.dirname(os.path.dirname(entry.folder)), "promised")) == []
+
+
+def test_processes_that_fill_at_once_stay_within_the_share(small: NodeCache) -> None:
+    """Each asks before any has written a byte."""
+    entries = [small.entry("run", str(number), "a") for number in range(4)]
+    with contextlib.ExitStack() as stack:
+        fits = [stack.enter_context(small.room(entry, 10 * MIB)) for entry in entries]
+        for entry in (entry for entry, fit in zip(entries, fits, strict=True) if fit):
+            stack.enter_context(entry.reading())
+            put(entry, ("data", bytes(10 * MIB)))
+    assert fits == [True, True, True, False]
+    assert make_room(small, 0)
+    assert there(entries) == "xxx-"

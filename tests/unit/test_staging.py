@@ -19,7 +19,7 @@ from ray_anystorage.checkpoint import staging, taking
 from ray_anystorage.checkpoint.staging import Staging
 from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.errors import CheckpointSaveError, RequestError, UnsavableFileError
-from tests.harness.mounts import tmpfs
+from tests.harness.mounts import free_bytes, reflinking, tmpfs
 
 
 @pytest.fixture
@@ -91,6 +91,26 @@ def test_what_is_kept_is_copied_and_shares_no_bytes(place: Staging, tmp_path: Pa
     assert names(source) == names(staged.directory) == ALL
     assert Path(staged.directory, "weights").read_bytes() == content
     assert Path(staged.directory, "sub", "more").read_bytes() == content * 2
+
+
+def test_what_is_kept_is_reflinked_where_the_disk_can_and_never_hard_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reflinking(tmp_path / "disk") as disk:
+        small_disk(tmp_path, monkeypatch, disk)
+        place = Staging("run", 1)
+        source, content = fill(disk / "kept", os.urandom(8 << 20)), (disk / "kept" / "weights").read_bytes()
+        before = free_bytes(disk)
+        staged = place.stage(str(source), keep=True)
+        assert staged is not None
+        assert before - free_bytes(disk) < len(content) // 4, "24 MiB were copied"
+        with (source / "weights").open("r+b") as file:
+            file.write(b"written into")
+        (source / "sub" / "more").write_bytes(b"rewritten")
+        assert Path(staged.directory, "weights").read_bytes() == content
+        assert Path(staged.directory, "sub", "more").read_bytes() == content * 2
+        assert {os.stat(path).st_nlink for path in Path(staged.directory).rglob("*") if path.is_file()} == {1}
+        place.discard()
 
 
 def linked_in(source: Path) -> Path:

@@ -1,0 +1,66 @@
+"""What a store has is not sent again, and nothing else is taken for it: a part of the suite that every store passes."""
+
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_anystorage.errors import ObjectMissingError
+from ray_anystorage.testing.store_files import flip_bit, incoming, write_files
+from ray_anystorage.transfer.digest import CHUNK_BYTES, digest_file
+from ray_anystorage.transfer.engine import download, upload
+from ray_anystorage.transfer.files import Outgoing
+from ray_anystorage.transfer.store import Store
+
+_LARGE_BYTES = 3 * CHUNK_BYTES + 12345
+
+
+class ReuseConformance:
+    """See :class:`ray_anystorage.testing.store_conformance.StoreConformance`, which inherits these."""
+
+    def test_what_is_there_is_not_sent_again(self, store: Store, tmp_path: Path) -> None:
+        files = write_files(tmp_path / "source", {"same": 50_000, "moved": 60_000, "changed": 70_000})
+        first = upload(store, files)
+        flip_bit(Path(files[2].path), 5)
+        again = [files[0], Outgoing(files[1].path, "elsewhere", files[1].size), files[2]]
+        before = store.counters.bytes_sent
+        second = upload(store, again, already=first)
+        copies = store.copies(60_000)
+        assert [file.sent for file in second] == [False, not copies, True]
+        assert store.counters.bytes_sent - before == 70_000 + (0 if copies else 60_000)
+        download(store, incoming(second, tmp_path / "target"))
+        assert digest_file(str(tmp_path / "target" / "elsewhere"))[1] == first[1].digest
+
+    def test_what_was_written_over_is_sent(self, store: Store, tmp_path: Path) -> None:
+        files = write_files(tmp_path / "source", {"same": 50_000, "moved": 50_000})
+        first = upload(store, files)
+        for file in files:
+            store.write_small(file.key, bytes(file.size))
+        again = [files[0], Outgoing(files[1].path, "elsewhere", files[1].size)]
+        second = upload(store, again, already=first)
+        assert [file.sent for file in second] == [True, True]
+        download(store, incoming(second, tmp_path / "target"))
+
+    def test_etags_tell_what_an_object_holds(self, store: Store, tmp_path: Path) -> None:
+        first, second = store.write_small("a", b"one"), store.write_small("a", b"two")
+        assert None not in (first, second)
+        assert first != second == store.etag("a")
+        large = upload(store, write_files(tmp_path / "source", {"large": _LARGE_BYTES}))[0]
+        assert large.etag == store.etag("large")
+        for source, etag, size in (("a", second, 3), ("large", large.etag, _LARGE_BYTES)):
+            assert store.copy(source, f"copy of {source}", etag, size) == store.etag(f"copy of {source}")
+            assert store.size(f"copy of {source}") == size
+        with pytest.raises(ObjectMissingError):
+            store.copy("a", "another copy", first)
+        with pytest.raises(ObjectMissingError):
+            store.etag("nothing/here")
+
+    def test_what_was_there_and_is_gone_is_sent(self, store: Store, tmp_path: Path) -> None:
+        files = write_files(tmp_path / "source", {"gone": 50_000})
+        first = upload(store, files)
+        store.delete(["gone"])
+        assert [file.sent for file in upload(store, files, already=first)] == [True]
+        assert store.size("gone") == 50_000

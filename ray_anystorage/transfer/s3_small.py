@@ -1,0 +1,53 @@
+"""The obstore client for small objects: the same endpoint, keys and time limits as botocore's."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ray_anystorage.environment import BucketAddress
+from ray_anystorage.transfer.object_store import NO_RETRIES
+from ray_anystorage.transfer.s3_keys import Keys
+
+CONNECT_TIMEOUT = 10.0  # seconds
+_REQUEST_TIMEOUT = 120.0  # seconds for all of a request
+_CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
+
+
+def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, read_timeout: float) -> Any:
+    """An obstore store for a whole bucket, after botocore's ``client`` for it; ``read_timeout`` in seconds."""
+    from obstore.store import S3Store as ObstoreS3
+
+    def provide() -> dict[str, Any]:
+        frozen = keys.for_obstore()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_AGE,
+        }
+
+    return ObstoreS3(
+        address.bucket,
+        # Not `endpoint`, which a variable of this name in the process would overrule.
+        config={"aws_endpoint_url_s3": _endpoint(address, client.meta.endpoint_url)},
+        region=client.meta.region_name,
+        virtual_hosted_style_request=not address.endpoint,
+        unsigned_payload=secure,
+        **({} if secure else {"checksum_algorithm": "SHA256"}),  # not every store compares a payload with its signature
+        credential_provider=provide,
+        retry_config=NO_RETRIES,
+        client_options={
+            "allow_http": not secure,
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
+            "read_timeout": timedelta(seconds=read_timeout),
+            "timeout": timedelta(seconds=max(_REQUEST_TIMEOUT, read_timeout)),
+        },
+    )
+
+
+def _endpoint(address: BucketAddress, url: str) -> str:
+    if address.endpoint:
+        return url
+    scheme, _, host = url.partition("://")
+    return f"{scheme}://{address.bucket}.{host}"
