@@ -163,8 +163,9 @@ def fork_server(directory: Path, env: Mapping[str, str]) -> Iterator[ForkServer]
 
 def _serve(descriptor: int, address: str) -> None:
     """Fork a child for each piece of work, from a process without threads of Python's: a fork would not copy them."""
-    import tests.harness.crash_scenes  # noqa: F401 - before the first fork, so that no child has to
+    from tests.harness.crash_scenes import stand_alone  # before the first fork, so that no child has to
 
+    stand_alone()
     assert threading.active_count() == 1, "a thread was started by an import"
     with Connection(descriptor) as channel, contextlib.suppress(EOFError):
         while channel.recv():

@@ -46,15 +46,17 @@ __all__ = ["botocore", "obstore", "pyarrow"]
 NAME = "run"
 Files = dict[str, bytes]
 
-cache_index._SETTLED_AFTER = 0  # what a fast machine leaves out comes by all the same
-
-# Ray's RPC to the actor of a worker becomes a call here.
-controller.ray = SimpleNamespace(get=lambda answers: answers, exceptions=ray.exceptions)
 _WORKER: Any = SimpleNamespace(
     metadata=SimpleNamespace(node_id="here"),
     distributed_context=DistributedContext(0, 1, 0, 1, 0),
     actor=SimpleNamespace(execute=SimpleNamespace(remote=lambda function, *arguments: function(*arguments))),
 )
+
+
+def stand_alone() -> None:
+    """Make this process, which no test runs in, do without a cluster: Ray's RPC to the actor of a worker is a call."""
+    controller.ray = SimpleNamespace(get=lambda answers: answers, exceptions=ray.exceptions)
+    cache_index._SETTLED_AFTER = 0  # what a fast machine leaves out comes by all the same
 
 
 def content(save: str, rank: int) -> Files:
