@@ -104,7 +104,7 @@ class BucketRecipe:
         ------
         RequestError
             The scheme is neither ``s3`` nor ``gs``.
-        botocore.exceptions.BotoCoreError
+        BucketCredentialsError
             This process cannot have the credentials.
         """
         return _open_folder(self, os.getpid())
@@ -143,7 +143,7 @@ def open_bucket(address: BucketAddress, grant: Grant) -> ObjectStore:
     ------
     RequestError
         The scheme is neither ``s3`` nor ``gs``.
-    botocore.exceptions.BotoCoreError
+    BucketCredentialsError
         The grant's credentials cannot be had.
     """
     if address.scheme == "s3":

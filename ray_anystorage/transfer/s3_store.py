@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import botocore.exceptions as boto
@@ -61,11 +63,14 @@ class S3Store(ForkedS3):
     def __init__(self, address: BucketAddress, grant: Grant, *, read_timeout: float = READ_TIMEOUT) -> None:
         self._address, self._grant, self._read_timeout = address, grant, read_timeout
         self.secure = secure = not (address.endpoint or "").lower().startswith("http://")
-        self._keys = Keys(lambda: self._session().get_credentials())
         self._clients: dict[int, Any] = {}  # by process: a fork must not talk on its parent's connections
-        super().__init__(
-            small_client(address, self._keys, self.boto, secure, read_timeout), uri=address.uri, prefix=address.prefix
-        )
+        self.compares = threading.Event()  # set once the store has said that it compares a part with its checksum
+        try:
+            self._keys = Keys(lambda: self._session().get_credentials())
+            client = small_client(address, self._keys, self.boto, secure, read_timeout)
+        except _FAILURES as error:
+            raise explain_s3(error, Attempt(address, grant, "open", address.uri)).error() from error
+        super().__init__(client, uri=address.uri, prefix=address.prefix)
         self.limits = Limits()
 
     def moved(self, address: BucketAddress) -> S3Store:
@@ -83,7 +88,9 @@ class S3Store(ForkedS3):
         session = self._session()
         _configure(session, self.secure)
         give(session, self._keys)
-        return self._clients.setdefault(os.getpid(), client_of(session, self._address))
+        client = client_of(session, self._address)
+        client.meta.events.register("before-sign.s3.UploadPart", partial(_spare_hashing, self.compares))
+        return self._clients.setdefault(os.getpid(), client)
 
     def begin(self, key: str, size: int) -> S3Upload:
         """A multipart upload; its first part opens it."""
@@ -263,3 +270,10 @@ def _configure(session: Any, secure: bool) -> None:
         s3={"payload_signing_enabled": not secure},
     )
     session.set_default_client_config(session.get_default_client_config().merge(config))
+
+
+def _spare_hashing(compares: threading.Event, request: Any, **_: Any) -> None:
+    """Leave a part's payload out of its signature where the store compares it with its checksum."""
+    if compares.is_set():
+        config = request.context["client_config"]
+        request.context["client_config"] = config.merge(Config(s3={**config.s3, "payload_signing_enabled": False}))

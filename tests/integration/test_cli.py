@@ -89,7 +89,7 @@ def tier_of(report: dict[str, Any], tier: str) -> dict[str, Any]:
 def test_a_plan_reads_well_where_there_is_no_terminal(site: dict[str, str]) -> None:
     text = run(site, "plan", "llama", "--checkpoint-size", "2GiB", "--num-to-keep", "1").stdout
     home = f"{site['RAY_ANYSTORAGE_CLUSTER_STORAGE']}/llama"
-    assert unwrapped(text).startswith(f"Run 'llama' goes to cluster storage: {home}")
+    assert "".join(text.split()).startswith(f"Run'llama'goestoclusterstorage:{home}")
     assert {"Why:", "Not chosen:", "Credentials: none needed"} <= set(text.splitlines())
     assert_narrow(text)
 
