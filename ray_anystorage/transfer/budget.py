@@ -63,7 +63,7 @@ class Budget:
         How many attempts failed in a way that another may not.
     """
 
-    def __init__(self, *, requests: int = 64, memory_bytes: int = 128 << 20, first_requests: int = 8) -> None:
+    def __init__(self, *, requests: int = 64, memory_bytes: int = 128 << 20, first_requests: int = 32) -> None:
         self.requests, self.memory_bytes = requests, memory_bytes
         self.retries = 0
         self._pace = Pace(first_requests, requests)

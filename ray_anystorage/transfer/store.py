@@ -38,7 +38,7 @@ class Limits:
 
     single_bytes: int = CHUNK_BYTES
     max_parts: int = 10_000
-    requests: int = 32
+    requests: int = 64
     in_pieces: bool = False
 
 

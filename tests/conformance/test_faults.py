@@ -115,7 +115,8 @@ def test_concurrency_shrinks_under_503_and_grows_back(store: S3Store, proxy: Fau
 def test_parts_that_are_throttled_or_late_slow_it_down(
     store: S3Store, proxy: FaultyProxy, tmp_path: Path, fault: Fault
 ) -> None:
-    files, budget, numbers = write_files(tmp_path / "source", {"large": 2 * CHUNK_BYTES}), Budget(), itertools.count()
+    files, numbers = write_files(tmp_path / "source", {"large": 2 * CHUNK_BYTES}), itertools.count()
+    budget = Budget(first_requests=8)
     proxy.rule = lambda method, path: fault if method == "PUT" and next(numbers) == 0 else None
     upload(store, files, budget=budget, patience=QUICK)
     assert budget.cuts >= 1
