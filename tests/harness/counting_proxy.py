@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from tests.harness.bad_endpoints import HOST
+from tests.harness.passing_on import PassingOn, serving
 
 PHASE = "/.phase/"  # a GET of this and a name begins a phase, for tests whose steps are in other processes
 
@@ -54,77 +52,25 @@ def counting_proxy(target: str) -> Iterator[CountingProxy]:
 
     class Handler(_Handler):
         shared = proxy
-        store = urlsplit(target).netloc
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing of clients that went away."""
-
-    server = Server((HOST, 0), Handler)
-    proxy.endpoint = f"http://{HOST}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler, target) as proxy.endpoint:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(PassingOn):
     shared: CountingProxy
-    store: str
 
     def handle_one(self) -> None:
         if self.path.startswith(PHASE):
             self.shared.phase = self.path.removeprefix(PHASE)
-            self._send(200, {}, b"")
+            self.send(200, {}, b"")
             return
-        chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
-        body = b"".join(self._chunks()) if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        connection = http.client.HTTPConnection(self.store, timeout=60)
-        with contextlib.closing(connection):
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("expect", "connection"):
-                    connection.putheader(name, value)
-            connection.endheaders([body] if chunked else body or None, encode_chunked=chunked)
-            response = connection.getresponse()
-            payload = response.read()
-        if self.command == "GET" and response.status in (200, 206):
+        status, headers, payload = self.passed_on(self.body())
+        if self.command == "GET" and status in (200, 206):
             self._count(payload)
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        length = headers.get("content-length") if self.command == "HEAD" else None
-        self._send(response.status, headers, payload, length)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815 - names of the base class
-
-    def _chunks(self) -> Iterator[bytes]:
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            yield self.rfile.read(size)
-            self.rfile.readline()
-        while self.rfile.readline().strip():  # trailers, which nobody here sends
-            pass
+        self.send(status, headers, payload)
 
     def _count(self, payload: bytes) -> None:
         key = unquote(urlsplit(self.path).path).removeprefix("/")
         with self.shared.lock:
             self.shared.fetched[self.shared.phase][key] += len(payload)
-
-    def _send(self, status: int, headers: dict[str, str], payload: bytes, length: str | None = None) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""

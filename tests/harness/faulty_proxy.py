@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import random
 import re
 import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
-from urllib.parse import urlsplit
 
-from tests.harness.bad_endpoints import HOST, s3_error
+from tests.harness.bad_endpoints import s3_error
+from tests.harness.passing_on import PassingOn, serving
 
 Fault = Literal["503", "500", "429", "404", "reset", "truncate", "flip", "stall"]
 Rule = Callable[[str, str], "Fault | None"]
@@ -71,37 +68,19 @@ def share(percent: float, faults: tuple[Fault, ...], seed: int = 1) -> Rule:
 def faulty_proxy(target: str) -> Iterator[FaultyProxy]:
     """Run a proxy before the endpoint ``target`` for the length of a ``with`` block."""
     proxy = FaultyProxy()
-    upstream = urlsplit(target).netloc
 
     class Handler(_Handler):
         shared = proxy
-        store = upstream
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing: cut connections are what this is for."""
-
-    server = Server((HOST, 0), Handler)
-    proxy.endpoint = f"http://{HOST}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler, target) as proxy.endpoint:
+        try:
+            yield proxy
+        finally:
+            proxy.closing.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(PassingOn):
     shared: FaultyProxy
-    store: str
 
     def handle_one(self) -> None:
         proxy = self.shared
@@ -109,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.at_once += 1
             proxy.busiest = max(proxy.busiest, proxy.at_once)
         try:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.body()
             fault = proxy.rule(self.command, self.path)
             expired = _CREDENTIAL.search(self.headers.get("Authorization", ""))
             refused = expired is not None and expired[1] in proxy.expired
@@ -119,20 +98,18 @@ class _Handler(BaseHTTPRequestHandler):
                 if refused or fault:
                     proxy.faults["expired" if refused else str(fault)] += 1
             if refused:
-                self._send(400, {}, s3_error("ExpiredToken", "The provided token has expired.").encode())
+                self.send(400, {}, s3_error("ExpiredToken", "The provided token has expired.").encode())
             else:
                 self._answer(body, fault)
         finally:
             with proxy.lock:
                 proxy.at_once -= 1
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815 - names of the base class
-
     def _answer(self, body: bytes, fault: Fault | None) -> None:
         if fault in _STATUS:
             asked = self.shared.retry_after
             headers = {} if asked is None else {"retry-after": str(asked)}
-            self._send(int(fault), headers, s3_error(_STATUS[fault], "as asked for").encode())
+            self.send(int(fault), headers, s3_error(_STATUS[fault], "as asked for").encode())
         elif fault == "reset":
             self._reset()
         elif fault == "stall":
@@ -144,40 +121,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(body, fault)
 
     def _pass_on(self, body: bytes, fault: Fault | None) -> None:
-        connection = http.client.HTTPConnection(self.store, timeout=60)
-        try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("expect", "connection"):
-                    connection.putheader(name, value)
-            connection.endheaders(body or None)
-            response = connection.getresponse()
-            payload = response.read()
-            headers = {name.lower(): value for name, value in response.getheaders()}
-        finally:
-            connection.close()
-        if self.command == "HEAD":
-            self._send(response.status, headers, b"", length=headers.get("content-length"))
-        elif fault == "truncate":
-            self._send(response.status, headers, payload[: len(payload) // 2], length=str(max(len(payload), 1)))
+        status, headers, payload = self.passed_on(body)
+        if fault == "truncate" and self.command != "HEAD":
+            self.send(status, headers, payload[: len(payload) // 2], length=str(max(len(payload), 1)))
             self._reset(hard=False)
         else:
-            self._send(response.status, headers, self._flipped(payload) if fault == "flip" else payload)
-
-    def _send(self, status: int, headers: dict[str, str], payload: bytes, length: str | None = None) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or str(len(payload)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(payload)
+            self.send(status, headers, self._flipped(payload) if fault == "flip" else payload)
 
     def _reset(self, *, hard: bool = True) -> None:
         self.close_connection = True
-        if hard:  # closing with unsent data dropped makes the peer see ECONNRESET
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if hard:
+            self.drop_unsent()
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR) if not hard else self.connection.close()
 
@@ -188,6 +142,3 @@ class _Handler(BaseHTTPRequestHandler):
         with self.shared.lock:
             at, bit = self.shared.bits.randrange(len(body)), self.shared.bits.randrange(8)
         return body[:at] + bytes([body[at] ^ (1 << bit)]) + body[at + 1 :]
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""

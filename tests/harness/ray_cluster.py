@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -35,6 +36,12 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment less everything that storage or Ray reads, plus ``extra``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {**kept, **QUIET, **(extra or {})}
+
+
+def leave_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take from this process, for a test, what :func:`clean_environment` leaves out."""
+    for variable in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(variable)
 
 
 @dataclass(slots=True)
@@ -94,6 +101,26 @@ def ray_cluster() -> Iterator[RayCluster]:
         head.wait()
         _end_what_is_left(directory)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def driver(ray_cluster: RayCluster) -> Iterator[None]:
+    """Connect this process to the session's cluster."""
+    import ray  # after the environment is set above
+
+    ray.init(ray_cluster.address, logging_level=logging.WARNING)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def site(driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site whose cluster and local storage are directories of this test's own; a module may have another one."""
+    leave_clean(monkeypatch)
+    for tier in ("cluster", "local"):
+        (tmp_path / tier).mkdir()
+        monkeypatch.setenv(f"RAY_ANYSTORAGE_{tier.upper()}_STORAGE", str(tmp_path / tier))
+    return tmp_path
 
 
 def _wait_until_started(head: subprocess.Popen[bytes], log: Path, timeout: float = 60.0) -> None:

@@ -22,7 +22,7 @@ from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as S
 from ray_anystorage.train.hooks import _CheckpointManagerState
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
-from tests.harness.ray_cluster import clean_environment
+from tests.harness.ray_cluster import leave_clean
 
 FOLDER = "team/artifacts"
 
@@ -169,8 +169,7 @@ def settings_of(root: Path, server: S3Server, bucket: str) -> Mapping[str, str]:
 def site(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site of this test's own, with static keys in the environment and no mode of credentials said."""
     monkeypatch.setitem(node._state, os.getpid(), node.Node(str(tmp_path / "node"), "the-test"))
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
+    leave_clean(monkeypatch)
     (tmp_path / "cluster").mkdir()
     for name, value in settings_of(tmp_path, s3_server, bucket).items():
         monkeypatch.setenv(name, value)

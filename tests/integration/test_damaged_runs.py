@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ __all__ = ["site"]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
 DATA = "rank-0.bin"
-
-
-@pytest.fixture(scope="module")
-def driver(ray_cluster: RayCluster) -> Iterator[None]:
-    """Connect this process to the session's cluster."""
-    ray.init(ray_cluster.address, logging_level=logging.WARNING)
-    yield
-    ray.shutdown()
 
 
 def train(config: dict[str, str]) -> None:

@@ -43,7 +43,7 @@ from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store
 from tests.harness.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.harness.mounts import fuse, tmpfs
-from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.ray_cluster import RayCluster, leave_clean
 from tests.harness.run_homes import Site, site
 
 __all__ = ["site"]
@@ -324,8 +324,7 @@ def fit(name: str, until: int) -> ray.train.Result:
 def test_a_run_whose_mount_fills_up_trains_on_with_its_data_in_the_bucket(
     driver: None, s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
+    leave_clean(monkeypatch)
     with tmpfs(tmp_path / "small", size="8m") as root:
         settings = {"CLUSTER_STORAGE": str(root), "LOCAL_STORAGE": str(tmp_path / "none")}
         settings |= {"ARTIFACT_STORAGE": f"s3://{bucket}/artifacts", "ENDPOINT": s3_server.endpoint}

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,26 +38,17 @@ from ray_anystorage.checkpoint.read import commit_external, record_of
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.controller import make_manager
 from ray_anystorage.transfer.posix_store import PosixStore
-from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.ray_cluster import RayCluster, leave_clean
 from tests.harness.run_homes import SNAPSHOT, Home, settings_of
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
 
 
-@pytest.fixture(scope="module")
-def driver(ray_cluster: RayCluster) -> Iterator[None]:
-    """Connect this process to the session's cluster."""
-    ray.init(ray_cluster.address, logging_level=logging.WARNING)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def site(driver: None, s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A mount, a node's own disk, and a bucket with keys; what is over 100 kB is spilled."""
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
+    leave_clean(monkeypatch)
     for tier in ("cluster", "local"):
         (tmp_path / tier).mkdir()
     settings = {

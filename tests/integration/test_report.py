@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import tempfile
@@ -26,29 +25,9 @@ from ray_anystorage import errors
 from ray_anystorage.checkpoint import staging
 from ray_anystorage.train.hooks import get_train_context
 from tests.harness.mounts import tmpfs
-from tests.harness.ray_cluster import RayCluster, clean_environment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
-
-
-@pytest.fixture(scope="module")
-def driver(ray_cluster: RayCluster) -> Iterator[None]:
-    """Connect this process to the session's cluster."""
-    ray.init(ray_cluster.address, logging_level=logging.WARNING)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def site(driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A site whose cluster and local storage are directories of this test's own."""
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
-    for tier in ("cluster", "local"):
-        (tmp_path / tier).mkdir()
-        monkeypatch.setenv(f"RAY_ANYSTORAGE_{tier.upper()}_STORAGE", str(tmp_path / tier))
-    return tmp_path
 
 
 class Gate(TrainContextCallback):  # type: ignore[misc]

@@ -7,7 +7,6 @@ manifests), which is not counted here.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from tests.harness.counting_proxy import PHASE, CountingProxy, counting_proxy
-from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.ray_cluster import leave_clean
 from tests.harness.run_homes import Home
 from tests.unit.test_locks import wait_for_waiter
 
@@ -61,14 +60,6 @@ def proxy(s3_server: S3Server) -> Iterator[CountingProxy]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def driver(ray_cluster: RayCluster) -> Iterator[None]:
-    """Connect this process to the session's cluster."""
-    ray.init(ray_cluster.address, logging_level=logging.WARNING)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def site(
     driver: None,
@@ -79,8 +70,7 @@ def site(
     monkeypatch: pytest.MonkeyPatch,
 ) -> pytest.MonkeyPatch:
     """A bucket behind the proxy, and a local disk; a test adds a mount."""
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
+    leave_clean(monkeypatch)
     (tmp_path / "local").mkdir()
     for name, value in {
         "HOME": str(tmp_path),

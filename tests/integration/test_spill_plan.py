@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from ray_anystorage.policy import Request
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.testing.s3_server import S3Server
-from tests.harness.ray_cluster import clean_environment
+from tests.harness.ray_cluster import leave_clean
 
 WRONG = "planted-secret-0123456789abcdef"
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -26,8 +25,7 @@ KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 @pytest.fixture
 def site(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Cluster storage and a bucket with good keys; the test spoils one thing."""
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
+    leave_clean(monkeypatch)
     (tmp_path / "cluster").mkdir()
     for name, value in {
         "HOME": str(tmp_path),

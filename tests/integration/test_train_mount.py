@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import pickle
 import shutil
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,30 +29,11 @@ from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.train import hooks
 from tests.harness.mounts import tmpfs
-from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.ray_cluster import clean_environment
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
-
-
-@pytest.fixture(scope="module")
-def driver(ray_cluster: RayCluster) -> Iterator[None]:
-    """Connect this process to the session's cluster."""
-    ray.init(ray_cluster.address, logging_level=logging.WARNING)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def site(driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A site whose cluster and local storage are directories of this test's own."""
-    for variable in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(variable)
-    for tier in ("cluster", "local"):
-        (tmp_path / tier).mkdir()
-        monkeypatch.setenv(f"RAY_ANYSTORAGE_{tier.upper()}_STORAGE", str(tmp_path / tier))
-    return tmp_path
 
 
 def count(config: dict[str, Any]) -> None:
