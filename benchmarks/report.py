@@ -106,7 +106,7 @@ def main(rounds: int, results: Path) -> None:
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
         report["report"] = []
-        for ranks, size in ((1, _SIZES[0]), (1, _SIZES[1]), (2, _SIZES[1])):
+        for ranks, size in ((1, _SIZES[0]), (1, _SIZES[1]), (2, _SIZES[1] // 2)):
             measured = measure(ranks, size, rounds, Path(home))
             report["report"].append(measured)
             calls = measured["milliseconds"]
