@@ -39,6 +39,11 @@ _ROUNDS, _QUICK_ROUNDS = 7, 3
     "--mount", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The directory to measure."
 )
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
+@click.option(
+    "--onto",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Go on with this report: the cells that it has are not measured again.",
+)
 def main(
     quick: bool,
     places: tuple[str, ...],
@@ -48,23 +53,24 @@ def main(
     rounds: int | None,
     mount: Path | None,
     results: Path,
+    onto: Path | None,
 ) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server is ended as well
     console = Console(width=170)
-    report: Figures = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(mount)}
-    report |= {"proxy": proxy_ceiling.measure(), "cells": []}
-    path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-quick' if quick else ''}.json"
-    results.mkdir(parents=True, exist_ok=True)
+    report = json.loads(onto.read_text()) if onto else _new_report(mount)
+    path = onto or results / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     with staged(mount) as stage:
         for place in (place for place in shapes.PLACES if place.name in (places or _NAMES)):
             there = clients.competitors(bucket=place.is_bucket)
             chosen = [name for name in there if not names or name in (*names, clients.STOCK)]
             for shape in shapes.shapes(place, quick=quick):
-                if wanted and not str(shape).startswith(wanted):
+                left = tuple(name for name in operations or _OPERATIONS if not _has(report, place, name, shape))
+                if not left or (wanted and not str(shape).startswith(wanted)):
                     continue
                 before = machine.load()
-                for cell in Runner(stage, place, shape, chosen, rounds, console.print).cells(operations or _OPERATIONS):
+                for cell in Runner(stage, place, shape, chosen, rounds, console.print).cells(left):
                     measured = figures(cell) | {"load": [before, before := machine.load()]}
                     report["cells"].append(measured)
                     table.show(measured, console)
@@ -72,6 +78,16 @@ def main(
     if report["cells"]:
         plot.draw_report(report, path)
     console.print(f"figures: {path}")
+
+
+def _new_report(mount: Path | None) -> Figures:
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return {"started": started, "machine": machine.describe(mount), "proxy": proxy_ceiling.measure(), "cells": []}
+
+
+def _has(report: Figures, place: shapes.Place, operation: str, shape: shapes.Shape) -> bool:
+    wanted = (place.name, operation, str(shape))
+    return any((cell["place"], cell["operation"], cell["shape"]) == wanted for cell in report["cells"])
 
 
 if __name__ == "__main__":
