@@ -84,8 +84,9 @@ class Finding:
 def recorded(home: Store) -> frozenset[str]:
     """Every checkpoint of a run home that has a commit record."""
     ending = f"/{FOLDER}/{RECORD}"
-    keys = (key for key, _ in patiently(lambda: list(home.list(""))) if key.endswith(ending))
-    return frozenset(name for key in keys if "/" not in (name := key.removesuffix(ending)))
+    names = {key.removesuffix(ending) for key, _ in patiently(lambda: list(home.list(""))) if key.endswith(ending)}
+    # A record inside of another checkpoint is the user's data.
+    return frozenset(name for name in names if not any(name.startswith(f"{other}/") for other in names))
 
 
 def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: bool = True) -> Finding:

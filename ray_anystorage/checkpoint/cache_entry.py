@@ -21,6 +21,7 @@ from ray_anystorage.checkpoint.cache_index import Index, Record, is_settled, sta
 from ray_anystorage.checkpoint.manifest import check_path
 from ray_anystorage.checkpoint.planted import unlink_planted
 from ray_anystorage.transfer.digest import digest_file
+from ray_anystorage.transfer.disk import copy_content
 from ray_anystorage.transfer.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ class Entry:
         known, verified, absent = index.read(), dict[str, Record](), list[CachedFile]()
         for file, target in targets:
             try:
+                _make_own(target)
                 record = _verified(file, target, known.get(file.path), session)
             except FileNotFoundError:
                 absent.append(file)
@@ -262,6 +264,21 @@ def _link(source: str, file: CachedFile, target: str, temporary: str) -> Record 
     except OSError as error:
         logger.debug("%s is not linked into the node's cache: %s", source, error)
         return None
+
+
+def _make_own(target: str) -> None:
+    """Copy a file that is also known by a name outside of the cache, where its owner may write to it at any time."""
+    status = os.lstat(target)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
+        return
+    temporary = os.path.join(os.path.dirname(target), f".anystorage-{secrets.token_hex(8)}.part")
+    try:
+        with open(target, "rb", buffering=0) as source, open(temporary, "xb", buffering=0) as copy:
+            copy_content(source.fileno(), copy.fileno(), status.st_size)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _verified(file: CachedFile, target: str, known: Record | None, session: str) -> Record:

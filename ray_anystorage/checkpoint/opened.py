@@ -14,13 +14,13 @@ from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
 from ray_anystorage.checkpoint.contents import Contents
-from ray_anystorage.checkpoint.directory import has_others, view
+from ray_anystorage.checkpoint.directory import copy_files, has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.ranges import RangeReader
 from ray_anystorage.checkpoint.read import quarantine, read_contents
 from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place, verify_listed
-from ray_anystorage.checkpoint.small_files import read
+from ray_anystorage.checkpoint.small_files import patiently, read
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -108,8 +108,12 @@ class Opened:
             yield directory
 
     def copy_to(self, target: str) -> None:
-        """Fetch everything into a directory of the caller's, verified."""
+        """Put everything into a directory of the caller's, verified; what is in a bucket comes through the cache."""
         contents = self.contents()
+        if self._entry(contents) is not None and (self.folder is None or set(contents.locations) - {None}):
+            with self.directory() as directory:
+                copy_files(contents, directory, target)
+            return
         self._tell(contents)
         with self._quarantining():
             fetch(self.sources, contents, target)
@@ -222,7 +226,7 @@ class Opened:
         """Ray's own note may have changed since; it lies in the run home, whatever else does."""
         home, key = self.sources.home, f"{self.name}/{METADATA}"
         with contextlib.suppress(ObjectMissingError):
-            content = read(home, key, home.size(key))
+            content = read(home, key, patiently(lambda: home.size(key)))
             write_atomically(os.path.join(directory, METADATA), content)
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 
 from ray_anystorage.checkpoint.contents import Contents, StoredFile, assemble
 from ray_anystorage.checkpoint.manifest import (
@@ -17,7 +18,7 @@ from ray_anystorage.checkpoint.manifest import (
 )
 from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD, Record, damaged_key, read_record, record_key
-from ray_anystorage.checkpoint.small_files import names_below, patiently, read, read_all, write
+from ray_anystorage.checkpoint.small_files import names_below, parsed, patiently, read, read_all, write
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -80,7 +81,7 @@ def _contents(home: Store, checkpoint: str, attempt: str | None, *, even_damaged
                 f"checkpoint {checkpoint} was never committed, or was deleted in part: it has no {FOLDER}/{RECORD}"
             )
         return _unknown(home, checkpoint)
-    record = read_record(read(home, record_key(checkpoint), names[RECORD]))
+    record = _record(home, checkpoint, names)
     if attempt not in (None, record.attempt):
         later = "another upload" if record.attempt is None else f"attempt {record.attempt}"
         raise CheckpointIncompleteError(f"checkpoint {checkpoint} of attempt {attempt} is gone: {later} wrote over it")
@@ -115,7 +116,7 @@ def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Co
         raise CheckpointOverwrittenError(f"checkpoint {checkpoint}: a later report of attempt {attempt} writes over it")
     manifests = [m for m in _manifests(home, checkpoint, names, attempt) if m.report == report]
     if not manifests and RECORD in names:
-        return _recorded(home, checkpoint, names, read_record(read(home, record_key(checkpoint), names[RECORD])))
+        return _recorded(home, checkpoint, names, _record(home, checkpoint, names))
     contents = assemble(checkpoint, manifests, attempt=attempt, ranks=[manifest.rank for manifest in manifests])
     if DAMAGED in names:  # it speaks of what an earlier report left here
         patiently(lambda: home.delete([damaged_key(checkpoint)]))
@@ -135,7 +136,7 @@ def commit_external(home: Store, checkpoint: str, *, report: int = 0) -> Content
 def record_of(home: Store, checkpoint: str) -> Record | None:
     """The record of a committed checkpoint; ``None`` where it has none."""
     names = names_below(home, f"{checkpoint}/{FOLDER}")
-    return read_record(read(home, record_key(checkpoint), names[RECORD])) if RECORD in names else None
+    return _record(home, checkpoint, names) if RECORD in names else None
 
 
 def quarantine(home: Store, checkpoint: str, reason: str) -> None:
@@ -169,8 +170,17 @@ def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> l
 
 def _manifests(home: Store, checkpoint: str, names: dict[str, int], attempt: str | None) -> list[Manifest]:
     wanted = [name for name in sorted(names) if (own := manifest_attempt(name)) and attempt in (None, own)]
-    contents = read_all(home, [(f"{checkpoint}/{FOLDER}/{name}", names[name]) for name in wanted])
-    return [read_manifest(name, content) for name, content in zip(wanted, contents, strict=True)]
+    keys = [f"{checkpoint}/{FOLDER}/{name}" for name in wanted]
+    contents = read_all(home, [(key, names[name]) for key, name in zip(keys, wanted, strict=True)])
+    return [
+        parsed(home, key, content, partial(read_manifest, name))
+        for key, name, content in zip(keys, wanted, contents, strict=True)
+    ]
+
+
+def _record(home: Store, checkpoint: str, names: dict[str, int]) -> Record:
+    key = record_key(checkpoint)
+    return parsed(home, key, read(home, key, names[RECORD]), read_record)
 
 
 def _recorded(home: Store, checkpoint: str, names: dict[str, int], record: Record) -> Contents:

@@ -16,7 +16,7 @@ from ray_anystorage.checkpoint.read import manifests_of
 from ray_anystorage.checkpoint.record import RECORD, record_key
 from ray_anystorage.checkpoint.save import mark_attempt, own_name
 from ray_anystorage.checkpoint.small_files import names_below, patiently
-from ray_anystorage.errors import ManifestError
+from ray_anystorage.errors import ManifestError, ObjectMissingError, StorageError
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
@@ -114,7 +114,7 @@ def find_orphans(
     state_files
         Names in the run home of files that the run itself writes, beside its checkpoints.
     """
-    held = _checkpoints(home)
+    held = _checkpoints(home, named)
     orphans: list[Orphan] = []
     if not live_attempts:  # nothing tells whose an upload is
         orphans += _uploads(home, {*held, *state_files, FOLDER})
@@ -123,6 +123,15 @@ def find_orphans(
     if spill is not None:
         orphans += _in_spill(home, spill, held, named, live_attempts)
     return orphans
+
+
+def largest_unfinished(orphans: Collection[Orphan]) -> str | None:
+    """The checkpoint of the unfinished save that stored most, in all places together; ``None`` where there is none."""
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for orphan in orphans:
+        if orphan.kind == "unfinished save":
+            sizes[orphan.name] += orphan.size
+    return max(sizes, key=lambda name: (sizes[name], name), default=None)
 
 
 def remove(orphan: Orphan, stores: Sequence[Store]) -> None:
@@ -135,7 +144,8 @@ def remove(orphan: Orphan, stores: Sequence[Store]) -> None:
     """
     store = next(store for store in stores if store.uri == orphan.place)
     if orphan.kind == "unfinished upload":
-        store.discard(orphan.name, orphan.token)
+        with contextlib.suppress(ObjectMissingError):  # it has ended since
+            patiently(lambda: store.discard(orphan.name, orphan.token))
         return
     _forget(store, orphan.name)
     delete_below(store, orphan.name)
@@ -143,37 +153,61 @@ def remove(orphan: Orphan, stores: Sequence[Store]) -> None:
 
 @dataclass(slots=True)
 class _Held:
-    """What a folder of the run home holds."""
+    """What a folder of the run home holds: the files of this package's that make it a checkpoint, and bytes of all."""
 
+    own: set[str]
     size: int = 0
-    own: set[str] | None = None
 
 
-def _checkpoints(home: Store) -> dict[str, _Held]:
-    """Folders of the run home that this package saved into."""
-    held: defaultdict[str, _Held] = defaultdict(_Held)
-    for key, size in patiently(lambda: list(home.list(""))):
-        name, _, path = key.partition("/")
-        held[name].size += size
-        if path.startswith(f"{FOLDER}/") and own_name(path.removeprefix(f"{FOLDER}/")):
-            own = held[name].own or set()
-            held[name].own = own | {path.removeprefix(f"{FOLDER}/")}
-    return {name: folder for name, folder in held.items() if folder.own is not None and name != FOLDER}
+def _checkpoints(home: Store, named: Collection[str]) -> dict[str, _Held]:
+    """Folders of the run home that this package saved into; a name may have slashes."""
+    listed = patiently(lambda: list(home.list("")))
+    own: defaultdict[str, set[str]] = defaultdict(set)
+    for key, _ in listed:
+        name, _, file = key.partition(f"/{FOLDER}/")
+        if own_name(file):
+            own[name].add(file)
+    # What looks like a checkpoint inside of another one is the user's data, unless Ray knows it.
+    held = {name: _Held(files) for name, files in own.items() if name in named or not own.keys() & set(_above(name))}
+    for key, size in listed:
+        if (holder := _innermost(key, held)) is not None:
+            held[holder].size += size
+    return held
 
 
-def _uploads(store: Store, folders: Collection[str] | None) -> Iterator[Orphan]:
+def _above(key: str) -> list[str]:
+    """Every folder that a key lies in, the outermost first."""
+    parts = key.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _innermost(key: str, names: Collection[str]) -> str | None:
+    """The checkpoint among these that a key belongs to."""
+    return next((folder for folder in reversed(_above(key)) if folder in names), None)
+
+
+def _uploads(store: Store, folders: Collection[str] | None) -> list[Orphan]:
     """Uploads that did not end, in those folders: elsewhere in a run home they may be the user's."""
-    for key, token in patiently(lambda: list(store.unfinished(""))):
-        if folders is None or key.split("/")[0] in folders or key.split("/")[1:2] == [FOLDER]:
-            yield Orphan("unfinished upload", store.uri, key, 0, token)
+    try:
+        found = patiently(lambda: list(store.unfinished("")))
+    except StorageError as error:  # a right of its own, which not every policy grants
+        logger.warning("unfinished uploads to %s are not looked for: %s", store.uri, error)
+        return []
+    return [
+        Orphan("unfinished upload", store.uri, key, 0, token)
+        for key, token in found
+        if folders is None or f"/{FOLDER}/" in key or {key, *_above(key)} & set(folders)
+    ]
 
 
 def _in_home(home: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]) -> Iterator[Orphan]:
+    # Elsewhere below the run home what looks like a checkpoint may be the user's export of one.
+    folders = {"", *(name.rpartition("/")[0] for name in named)}
     for name, folder in sorted(held.items()):
-        own = folder.own or set()
-        if name in named or any(mark_attempt(file) in live for file in own):
+        ours = name not in named and name.rpartition("/")[0] in folders
+        if not ours or any(mark_attempt(file) in live for file in folder.own):
             continue
-        yield Orphan(_kind(own), home.uri, name, folder.size)
+        yield Orphan(_kind(folder.own), home.uri, name, folder.size)
 
 
 def _kind(own: Collection[str]) -> Kind:
@@ -185,13 +219,15 @@ def _kind(own: Collection[str]) -> Kind:
 def _in_spill(
     home: Store, spill: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]
 ) -> Iterator[Orphan]:
+    known = {*held, *named}
+    shared = {folder for name in known for folder in _above(name)}
     sizes: defaultdict[str, int] = defaultdict(int)
     for key, size in patiently(lambda: list(spill.list(""))):
-        name, _, path = key.partition("/")
-        if path:  # this package stores nothing beside the checkpoints' folders
+        name = _innermost(key, known) or next((folder for folder in _above(key) if folder not in shared), None)
+        if name is not None:  # this package stores nothing beside the checkpoints' folders
             sizes[name] += size
     for name, size in sorted(sizes.items()):
-        own = held[name].own or set() if name in held else set()
+        own = held[name].own if name in held else set()
         if any(mark_attempt(file) in live for file in own):
             continue
         if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):

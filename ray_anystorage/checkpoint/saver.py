@@ -8,15 +8,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from ray_anystorage.checkpoint.cache import CachedFile, NodeCache
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.manifest import Manifest
 from ray_anystorage.checkpoint.read import record_of
+from ray_anystorage.checkpoint.record import Record
 from ray_anystorage.checkpoint.routing import Route, another_place_may_do, fits, route
 from ray_anystorage.checkpoint.save import Part, begin, data_of, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import Tree, scan
-from ray_anystorage.errors import StorageError
+from ray_anystorage.errors import ManifestError, ObjectMissingError, StorageError
 from ray_anystorage.home.atomic import is_full
 from ray_anystorage.home.filesystem import full_error
 from ray_anystorage.home.store import HomeStore
@@ -123,7 +125,7 @@ class Saver:
     def _route(self, tree: Tree, others: int) -> Route:
         if self.spill is None or tree.size == 0:  # folders without a file exist on a mount alone
             return Route(spill=False)
-        before = record_of(self.home, self._last) if self._last else None
+        before = self._record_before()
         free = self.home.free_bytes() if isinstance(self.home, HomeStore) else None
         known = max(tree.size + others, before.size if before else 0)
         chosen = route(tree.size, known, threshold=self.threshold, free=free, can_spill=True)
@@ -131,6 +133,14 @@ class Saver:
             level = logging.WARNING if chosen.lacks_room else logging.DEBUG
             logger.log(level, "%s go to the bucket: %s", format_size(tree.size), chosen.reason)
         return chosen
+
+    def _record_before(self) -> Record | None:
+        """The record of the last checkpoint, for its size; a hint, so that its damage is no reason not to save."""
+        try:
+            return record_of(self.home, self._last) if self._last else None
+        except (ManifestError, ObjectMissingError) as error:
+            logger.warning("the record of checkpoint %s cannot be read: %s", self._last, error)
+            return None
 
     def _detour(self, job: _Job, chosen: Route, error: Exception) -> Manifest:
         """Store the data in the other place, loudly, or raise what the first place said."""
@@ -190,11 +200,13 @@ class Saver:
     def _upload_to_mount(self, home: HomeStore, job: _Job) -> tuple[Stored, ...]:
         what = f"save checkpoint {job.part.checkpoint}"
         with self._slots(home) as writers:
-            data = PosixStore(home.root, requests=writers)
+
+            def upload(cancel: Cancel, moved: Callable[[int], None]) -> tuple[Stored, ...]:
+                data = PosixStore(home.root, requests=writers, wrote_back=partial(moved, 0))
+                return self._upload(data, job, spilled=False, cancel=cancel, on_progress=moved)
+
             try:
-                return home.watched(
-                    lambda cancel, moved: self._upload(data, job, spilled=False, cancel=cancel, on_progress=moved), what
-                )
+                return home.watched(upload, what)
             except OSError as error:
                 if not is_full(error) or isinstance(error, StorageError):
                     raise

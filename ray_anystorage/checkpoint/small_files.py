@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ray_anystorage.errors import ManifestError, ManifestTooNewError
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.store import Store
@@ -13,6 +15,7 @@ from ray_anystorage.transfer.store import Store
 T = TypeVar("T")
 
 _AT_ONCE = 16
+_TIMES, _READS = 3, 30  # that the same wrong bytes come, and any wrong ones, before they are taken for what is stored
 _PATIENCE = Patience(give_up_after=120.0)
 
 
@@ -38,6 +41,27 @@ def read(store: Store, key: str, size: int) -> bytes:
     if size:
         patiently(lambda: store.read_range(key, 0, memoryview(content)))
     return bytes(content)
+
+
+def parsed(store: Store, key: str, content: bytes, parse: Callable[[bytes], T]) -> T:
+    """Parse a file that tells whether it is whole. Where it is not it is read again: a bit may flip on its way.
+
+    Raises
+    ------
+    ManifestError
+        It came several times in the same wrong way, and so is stored like that.
+    """
+    seen: Counter[bytes] = Counter()
+    while True:
+        try:
+            return parse(content)
+        except ManifestTooNewError:
+            raise
+        except ManifestError:
+            seen[content] += 1
+            if seen[content] == _TIMES or seen.total() == _READS:
+                raise
+        content = read(store, key, len(content))
 
 
 def read_all(store: Store, files: Iterable[tuple[str, int]]) -> list[bytes]:

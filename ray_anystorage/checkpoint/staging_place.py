@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from ray_anystorage.checkpoint.node import node_folder
+from ray_anystorage.checkpoint.node import current, node_folder
 from ray_anystorage.transfer.locks import locked
 
 logger = logging.getLogger("ray.train.anystorage")
@@ -26,7 +26,7 @@ class Place:
     """
 
     def __init__(self) -> None:
-        self._root = os.path.join(os.path.realpath(node_folder()), "staging")
+        self._root = os.path.join(os.path.realpath(_above()), "staging")
         self._runs, self._claims = os.path.join(self._root, "runs"), os.path.join(self._root, "claims")
         for folder in (self._runs, self._claims):
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -81,6 +81,12 @@ class Place:
                 with contextlib.suppress(BlockingIOError), locked(folder, wait=False):
                     logger.debug("removing %s, which a process that is gone left", folder)
                     remove(folder)
+
+
+def _above() -> str:
+    """This user's folder on the disk of this process's temporary files, the same for all runs."""
+    temporary, own = os.path.realpath(tempfile.gettempdir()), os.path.realpath(current().folder)
+    return own if temporary.startswith(f"{own}/") else node_folder(temporary)
 
 
 def remove(directory: str) -> None:

@@ -21,6 +21,7 @@ from ray_anystorage.checkpoint.restore import verify_listed
 from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
 from ray_anystorage.checkpoint.small_files import names_below
 from ray_anystorage.errors import (
+    AnyStorageError,
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
@@ -31,7 +32,7 @@ from ray_anystorage.errors import (
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.train.hooks import CheckpointManager, controller_module
 from ray_anystorage.train.node import verify_on_node
-from ray_anystorage.train.storage_context import AnyStorageContext
+from ray_anystorage.train.storage_context import AnyStorageContext, sweep
 from ray_anystorage.units import format_size
 
 logger = logging.getLogger("ray.train.anystorage")
@@ -48,6 +49,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         self._home = storage_context.home_store()
         self._resumed: str | None = None
         self._postponed: set[str] = set()
+        self._began = False
         super().__init__(checkpoint_config, storage_context)
         for checkpoint in self._known():
             self._adopt(checkpoint, self._name(checkpoint), None)
@@ -86,6 +88,9 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         if len(workers) < workers[0].distributed_context.world_size:  # of replicas: the others' attempt goes on
             joined: dict[str, list[Any]] = super().before_init_train_context(workers)
             return joined
+        if self._began:  # before the first one the run home was swept when it was opened
+            sweep(self.storage, going_on=True)
+        self._began = True
         self.storage.attempt = secrets.token_hex(8)
         self._resumed = None
         self._delete_postponed()
@@ -133,7 +138,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
 
     def _choose(self, workers: list[Any]) -> None:
         """Make the newest checkpoint that is good on all nodes the latest; forget those that are not good."""
-        faults: list[tuple[Any, str]] = []
+        faults: list[tuple[Any, AnyStorageError]] = []
         for result in self._newest_first():
             fault = self._fault(result.checkpoint, workers)
             if fault is None:
@@ -156,7 +161,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         self._latest_checkpoint_result = result
         self._write_state_to_storage()
 
-    def _fault(self, checkpoint: Checkpoint, workers: list[Any]) -> str | None:
+    def _fault(self, checkpoint: Checkpoint, workers: list[Any]) -> AnyStorageError | None:
         """Why a checkpoint is not good on some node; ``None`` where it is good on all."""
         one_each = {worker.metadata.node_id: worker for worker in workers}
         try:
@@ -166,15 +171,17 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, _NOT_GOOD):
                 raise
-            return str(error.cause)
+            return error.cause
         except _NOT_GOOD as error:
-            return str(error)
+            return error
         return None
 
-    def _forget(self, result: Any, fault: str) -> None:
+    def _forget(self, result: Any, fault: AnyStorageError) -> None:
         self._drop(result)
+        if isinstance(fault, CheckpointMissingError):  # it may come back, and there is nothing to mark
+            return
         try:
-            quarantine(self._home, self._name(result.checkpoint), fault)
+            quarantine(self._home, self._name(result.checkpoint), str(fault))
         except StorageError as error:
             logger.warning("that %s is not good could not be noted: %s", self._name(result.checkpoint), error)
 
@@ -221,8 +228,21 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
 
     def _delete_postponed(self) -> None:
         postponed, self._postponed = self._postponed, set()
-        for name in postponed:
+        self._delete_all(postponed)
+
+    def _delete_all(self, names: Iterable[str]) -> None:
+        for name in names:
             self.storage.storage_filesystem.delete_dir(self.storage.build_checkpoint_path_from_name(name))
+
+    def _save_state_and_delete_old_checkpoints(self) -> None:
+        """Let Ray write its snapshot and delete what it no longer keeps, also where somebody removed some of that."""
+        before = list(self._checkpoint_results)
+        try:
+            super()._save_state_and_delete_old_checkpoints()
+        except FileNotFoundError as error:  # the snapshot is written by now, and Ray stops at the first that is gone
+            logger.warning("a checkpoint that is no longer kept had been removed by somebody else: %s", error)
+            kept = {self._name(result.checkpoint) for result in self._checkpoint_results}
+            self._delete_all({self._name(result.checkpoint) for result in before} - kept)
 
     def _assert_checkpoints_exist(self) -> None:
         """Nothing: what is gone is passed over when an attempt begins, and does not keep the run from going on."""

@@ -58,6 +58,7 @@ _MANAGER = (
     "before_init_train_context",
     "_write_state_to_storage",
     "_assert_checkpoints_exist",
+    "_save_state_and_delete_old_checkpoints",
 )
 
 _ARGUMENTS = (

@@ -8,7 +8,8 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from ray_anystorage.checkpoint.node import Node, enter, node_at
+from ray_anystorage.checkpoint.cache_entry import own_root
+from ray_anystorage.checkpoint.node import Node, enter, node_at, node_folder
 from ray_anystorage.discovery.probe import bounded, probe_directory
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.settings import LOCAL_VARIABLE, apply_to_process, process_environment
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOCAL_TIMEOUT = 5.0  # seconds
-_TEMPORARY_FOLDER = "anystorage-tmp"
 _live = contextlib.ExitStack()  # what this process holds until it ends
 
 
@@ -46,7 +46,13 @@ def verify_on_node(checkpoint: Checkpoint, storage: AnyStorageContext) -> None:
 
     Content is compared where it lies on a mount and is not over the threshold. What is larger, or in a bucket, is
     compared when it is read.
+
+    Raises
+    ------
+    HomeNotVisibleError
+        This node does not see the run home, which says nothing about the checkpoint.
     """
+    storage.check_visible()
     node = enter_node(storage.recipe, storage.attempt)
     opened = checkpoint.opened(node)
     opened.verify_here(content=opened.contents().size <= storage.recipe.threshold)
@@ -60,8 +66,13 @@ def use_local_temporary_directory(recipe: StorageRecipe) -> str | None:
     root = _local_root(recipe)
     if root is None or process_environment().get("TMPDIR"):
         return None
-    directory = os.path.join(root, _TEMPORARY_FOLDER, recipe.name)
-    os.makedirs(directory, exist_ok=True)
+    directory = os.path.join(node_folder(root), "tmp", recipe.name)
+    try:
+        own_root(node_folder(root))
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        logger.warning("%s is not used for temporary files: %s", directory, error)
+        return None
     apply_to_process({"TMPDIR": directory})
     tempfile.tempdir = directory
     return directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,8 +41,7 @@ def read_results(run: Run) -> ray.train.Result:
     _check(run.open_home(), filesystem, path)
     result = ray.train.Result.from_path(path, storage_filesystem=filesystem)
     for checkpoint in _checkpoints(result):
-        name = checkpoint.path.rstrip("/").rpartition("/")[2]
-        Checkpoint.adopt(checkpoint, run.origin(name))
+        Checkpoint.adopt(checkpoint, run.origin(posixpath.relpath(checkpoint.path, path)))
     return result
 
 

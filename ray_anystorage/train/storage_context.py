@@ -21,7 +21,7 @@ from ray_anystorage.checkpoint import staging
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.ownership import Owner, run_id
-from ray_anystorage.checkpoint.retention import find_orphans, remove
+from ray_anystorage.checkpoint.retention import find_orphans, largest_unfinished, remove
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver, Writers
 from ray_anystorage.cluster.nodes import alive_nodes
@@ -63,6 +63,8 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         The present start of the worker group; the controller sets it before it sends the context to the workers.
     spill
         The run's own folder in the bucket, where its home is on a mount.
+    owner_token
+        Of the controller that the workers save for; empty where no controller opened it.
     """
 
     owner: Owner  # in the controller
@@ -73,6 +75,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         self.recipe = recipe
         self.attempt = secrets.token_hex(8)
         self.spill: BucketRecipe | None = None
+        self.owner_token = ""
         self._saver: Saver | None = None
         super().__init__(
             storage_path=recipe.fs_path,
@@ -141,6 +144,8 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
             self._check_validation_file()
         context = get_train_context()
         part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size(), report_number(context))
+        if self.owner_token:  # or it would write over what a controller that took the run over keeps
+            Owner(self.home_store(), self.owner_token, f"rank {part.rank}").check()
         with _directory_of(checkpoint) as directory:
             manifest = self._own_saver(part.rank).save(directory, part)
         where = manifest.location or self.build_checkpoint_path_from_name(name)
@@ -195,10 +200,10 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
         prepare_home(home)
         repair_snapshot(home)
     context = AnyStorageContext(recipe)
-    context.owner = owner
+    context.owner, context.owner_token = owner, owner.token
     if recipe.spill is not None:
         context.spill = recipe.spill.child(f"{recipe.name}-{run_id(store)}")
-    sweep(context)
+    sweep(context, going_on=True)
     logger.info(recipe.log_line())
     return context
 
@@ -213,7 +218,7 @@ def close_storage(context: AnyStorageContext) -> None:
         context.owner.check()
         if context.manager is not None:
             context.manager.delete_postponed()
-        sweep(context)
+        sweep(context, going_on=False)
     except (AnyStorageError, OSError) as error:
         logger.warning("run %r was not tidied up: %s", name, error)
     try:
@@ -222,13 +227,17 @@ def close_storage(context: AnyStorageContext) -> None:
         logger.warning("that run %r ended could not be noted: %s", name, error)
 
 
-def sweep(context: AnyStorageContext) -> None:
-    """Remove what saves and deletes left that did not end; only while nobody saves. A failure leaves it for later."""
+def sweep(context: AnyStorageContext, *, going_on: bool) -> None:
+    """Remove what saves and deletes left that did not end; only while nobody saves. A failure leaves it for later.
+
+    Where the run is going on, one unfinished save stays, the largest: the next one need not send again what it stored.
+    """
     home, spill = context.home_store(), None
     try:
         spill = context.spill_store()
         orphans = find_orphans(home, spill, named=named_checkpoints(home), state_files=STATE_FILES)
-        for orphan in (orphan for orphan in orphans if orphan.certain):
+        kept = largest_unfinished(orphans) if going_on else None
+        for orphan in (orphan for orphan in orphans if orphan.certain and orphan.name != kept):
             logger.info(f"removing {orphan.kind} {orphan.place}/{orphan.name} ({format_size(orphan.size)})")
             remove(orphan, [store for store in (home, spill) if store is not None])
     except (AnyStorageError, OSError) as error:

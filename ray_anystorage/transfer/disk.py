@@ -7,11 +7,13 @@ import errno
 import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WAITING = 2, 1 | 2 | 4  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF)
 _STEP_BYTES = 1 << 20  # where the kernel does not copy
+_WRITE_BACK_BYTES = 16 << 20  # between two signs of life
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -99,4 +101,32 @@ def start_writing_back(descriptor: int, offset: int, size: int) -> None:
 
     A hint: where the file system takes none, and where a write fails, nothing is said here, and ``fsync`` will.
     """
-    _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+    _sync_range(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+def write_back(descriptor: int, size: int, wrote: Callable[[], None]) -> None:
+    """Have the kernel write a large file, one step after the other; ``fsync`` must still follow.
+
+    It may take long to drain to a slow disk or server, and ``fsync`` says nothing meanwhile. A small one is one step.
+
+    Parameters
+    ----------
+    wrote
+        Called after each step.
+
+    Raises
+    ------
+    OSError
+        A write failed. ``fsync`` would not say so again: a file's descriptor hears of each failure once.
+    """
+    for offset in range(0, size if size > _WRITE_BACK_BYTES else 0, _WRITE_BACK_BYTES):
+        if _sync_range(descriptor, offset, min(_WRITE_BACK_BYTES, size - offset), _SYNC_FILE_RANGE_WAITING) != 0:
+            code = ctypes.get_errno()
+            if code in (*_CANNOT, errno.ESPIPE):
+                return
+            raise OSError(code, os.strerror(code))
+        wrote()
+
+
+def _sync_range(descriptor: int, offset: int, size: int, flags: int) -> int:
+    return int(_libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), flags))

@@ -10,12 +10,19 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
-from ray_anystorage.transfer.disk import can_reflink, copy_content, preallocate, start_writing_back, sync_directory
+from ray_anystorage.transfer.disk import (
+    can_reflink,
+    copy_content,
+    preallocate,
+    start_writing_back,
+    sync_directory,
+    write_back,
+)
 from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
 
 _TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
@@ -32,12 +39,15 @@ class PosixStore:
         An absolute path.
     requests
         Readers or writers at once.
+    wrote_back
+        Called while the commit of a large file waits for the disk, whenever more of it has got there.
     """
 
-    def __init__(self, root: str, *, requests: int = _REQUESTS) -> None:
+    def __init__(self, root: str, *, requests: int = _REQUESTS, wrote_back: Callable[[], None] = lambda: None) -> None:
         self.root = os.path.abspath(root)
         self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True)
         self.counters = Counters()
+        self.wrote_back = wrote_back
         self._unsettled: set[str] = set()
         self._clones: bool | None = None
         self._lock = threading.Lock()
@@ -241,6 +251,7 @@ class PosixUpload:
     def commit(self) -> str | None:
         """Sync the bytes, then give them their name."""
         descriptor = self._opened()
+        write_back(descriptor, self._size, self._store.wrote_back)
         os.fsync(descriptor)
         etag = _etag_of(descriptor)
         os.replace(self._temporary, self._path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ import ray_anystorage as anystorage
 from ray_anystorage import errors
 from ray_anystorage.checkpoint.manifest import FOLDER, POINTER, Manifest
 from ray_anystorage.checkpoint.read import commit, read_contents
+from ray_anystorage.checkpoint.record import RECORD
 from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place
 from ray_anystorage.checkpoint.save import Part, save
 from ray_anystorage.checkpoint.saver import Saver
@@ -38,6 +41,9 @@ from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.prepare import prepare_home
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.transfer import disk
+from ray_anystorage.transfer.digest import CHUNK_BYTES
+from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store
@@ -193,6 +199,54 @@ def test_a_mount_that_stalls_in_the_middle_of_the_data_is_left_for_the_bucket(
         assert_detour(manifest, caplog, f"{spilled.address.uri}/{NAME}", "the run home failed", "moved no bytes")
         assert_restored(home, spilled, source, tmp_path / "back")
         until(lambda: not [t for t in threading.enumerate() if t.name.startswith("anystorage")])
+
+
+def test_a_mount_that_drains_slowly_is_not_taken_for_one_that_stalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no slow disk here: each step of the kernel's writing takes as long as it would on one."""
+    source = source_of(tmp_path / "source", {"large.bin": 6 * disk._WRITE_BACK_BYTES})
+    home, steps, write = home_on(tmp_path / "mount", call_timeout=1.5), 0, disk._sync_range
+
+    def slowly(descriptor: int, offset: int, size: int, flags: int) -> int:
+        nonlocal steps
+        if flags == disk._SYNC_FILE_RANGE_WAITING:
+            steps += 1
+            time.sleep(0.6)
+        return write(descriptor, offset, size, flags)
+
+    monkeypatch.setattr(disk, "_sync_range", slowly)
+    saved(Saver(home=home, threshold=THRESHOLD), source)
+    assert steps == 6
+
+
+def test_what_a_slow_disk_failed_to_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int, offset: int, size: int, flags: int) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    monkeypatch.setattr(disk, "_sync_range", fails)
+    store = PosixStore(str(tmp_path))
+    upload = store.begin("large", 3 * CHUNK_BYTES)
+    upload.part(0, 0, bytes(3 * CHUNK_BYTES))
+    with pytest.raises(OSError, match="Input/output error"):
+        upload.commit()
+    upload.abort()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_damaged_record_of_the_last_checkpoint_keeps_nobody_from_saving(
+    tmp_path: Path, spilled: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(tmp_path / "source", {"a.bin": 100})
+    home = home_on(tmp_path / "mount")
+    saver = Saver(home=home, threshold=THRESHOLD, spill=spilled.store)
+    saved(saver, source)
+    commit(home, NAME, "a1")
+    record = Path(home.root, NAME, FOLDER, RECORD)
+    record.write_bytes(b"torn" + record.read_bytes()[4:])
+    saver.save(str(source), Part("checkpoint_2", "a1", 0, 1))
+    assert "cannot be read" in caplog.text
 
 
 def test_reading_a_mount_that_hangs_ends_within_its_limit(tmp_path: Path, s3_server: S3Server) -> None:

@@ -266,17 +266,24 @@ def crashed_on_mount(site: Site) -> tuple[Home, set[tuple[str, str]]]:
     assert home.spill is not None
     home.save("checkpoint_good")
     home.save("checkpoint_spilled", spilled=True)
+    home.save("epochs/5", spilled=True)
+    home.save("epochs/late/6")
     site.plant([*NEIGHBOURS, *OWN_THINGS])
     folder = home.spill.uri.rpartition("/")[2]
     site.put([*NEIGHBOURS, *OTHER_SPILLS, f"spilled/{folder}x/checkpoint_9/half.bin", f"spilled/{folder}/notes.txt"])
     upload(site, f"spilled/{folder}/checkpoint_spilled/x", f"spilled/{folder}x/x", "spilled/x", "run/x", "x")
     home.begin_only("checkpoint_killed")
     home.begin_only("checkpoint_killed_spilled", spilled=True)
+    home.begin_only("epochs/killed", spilled=True)
+    home.spill.write_small("epochs/forgotten/model.bin", b"forgotten")
     home.spill.write_small("checkpoint_forgotten/model.bin", b"forgotten")
     temporary = ".anystorage-0123456789abcdef.part"
     site.plant([f"run/checkpoint_good/{temporary}"])
-    home.snapshot("checkpoint_good", "checkpoint_spilled", "checkpoint_stock")
+    home.snapshot("checkpoint_good", "checkpoint_spilled", "checkpoint_stock", "epochs/5", "epochs/late/6")
     return home, {
+        ("unfinished save", f"{home.store.uri}/epochs/killed"),
+        ("unfinished save", f"{home.spill.uri}/epochs/killed"),
+        ("spilled data", f"{home.spill.uri}/epochs/forgotten"),
         ("unfinished save", f"{home.store.uri}/checkpoint_killed"),
         ("unfinished save", f"{home.store.uri}/checkpoint_killed_spilled"),
         ("unfinished save", f"{home.spill.uri}/checkpoint_killed_spilled"),
@@ -311,7 +318,13 @@ def test_what_crashes_left_goes_and_nothing_else(
     assert (site.everything(), uploads(site)) == (before, others), "a dry run changed something"
     answer = run_json("prune", home.store.uri, "--yes")
     assert (found(answer, "removed"), answer["failed"]) == (expected, [])
-    killed = ("/checkpoint_killed", "/checkpoint_forgotten/", "/.anystorage-0123456789abcdef.part")
+    killed = (
+        "/checkpoint_killed",
+        "/checkpoint_forgotten/",
+        "epochs/killed/",
+        "epochs/forgotten/",
+        "/.anystorage-0123456789abcdef.part",
+    )
     lost = {key for key in before if any(part in key for part in killed)}
     kept = {key: content for key, content in before.items() if key not in lost}
     after = {key: content for key, content in site.everything().items() if not key.endswith("/controller.json")}

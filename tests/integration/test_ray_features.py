@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -34,9 +35,12 @@ from ray.train.v2.api.validation_config import ValidationConfig, ValidationTaskC
 import ray_anystorage as anystorage
 from ray_anystorage import errors
 from ray_anystorage.checkpoint import node, save
+from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.read import commit_external, record_of
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.controller import make_manager
+from ray_anystorage.train.node import use_local_temporary_directory, verify_on_node
+from ray_anystorage.train.storage_context import close_storage
 from ray_anystorage.transfer.posix_store import PosixStore
 from tests.harness.ray_cluster import RayCluster, leave_clean
 from tests.harness.run_homes import SNAPSHOT, Home, settings_of
@@ -209,6 +213,68 @@ def test_a_name_that_is_used_again_holds_one_report_and_never_a_mix(site: Path) 
         assert files_of(checkpoint) == {"rank-0": b"fourth", "step-4": b"4"}
     plain = {path.name for path in (site / "cluster" / "again" / "latest").iterdir()}
     assert {"rank-1", "step-3"} <= plain, "nothing was left to be mixed in"
+
+
+def in_folders(config: dict[str, Any]) -> None:
+    """Report under names with a slash, some of them large, and read back what is kept."""
+    start = 0
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        start = int(files_of(checkpoint)["n"])
+        assert start == config["resumes_from"]
+    for n in range(start + 1, start + 4):
+        report(n, {"n": b"%d" % n, "weights": bytes(200_000 if n % 2 else 10)}, checkpoint_dir_name=f"epochs/{n}")
+    assert [int(files_of(reported.checkpoint)["n"]) for reported in committed()][-1] == start + 3
+
+
+def test_names_with_a_slash_are_kept_resumed_from_and_deleted_like_others(
+    site: Path, s3_server: S3Server, bucket: str
+) -> None:
+    keeping = {"checkpoint_config": CheckpointConfig(num_to_keep=2)}
+    fit(in_folders, "nested", **keeping)
+    result = fit(in_folders, "nested", loop={"resumes_from": 3}, **keeping)
+    assert result.checkpoint is not None
+    assert int(files_of(result.checkpoint)["n"]) == 6
+    assert int(files_of(anystorage.results("nested").checkpoint)["n"]) == 6
+    assert sorted(path.name for path in (site / "cluster" / "nested" / "epochs").iterdir()) == ["5", "6"]
+    spilled = {key.rpartition("/epochs/")[2] for key in s3_server.keys(bucket) if "/nested-" in key}
+    assert spilled == {"5/n", "5/weights"}
+
+
+def removing(config: dict[str, Any]) -> None:
+    """Report, while somebody removes checkpoints by hand."""
+    for n in range(1, 6):
+        report(n, {"n": b"%d" % n, "weights": bytes(200_000)}, checkpoint_dir_name=f"epoch-{n}")
+        committed()
+        if n == 3:
+            shutil.rmtree(Path(config["home"], "epoch-2"))
+
+
+def test_a_checkpoint_that_somebody_removed_does_not_end_the_run(site: Path, s3_server: S3Server, bucket: str) -> None:
+    home = site / "cluster" / "removed"
+    result = fit(removing, "removed", loop={"home": str(home)}, checkpoint_config=CheckpointConfig(num_to_keep=2))
+    assert [metrics["n"] for _, metrics in result.best_checkpoints or ()] == [4, 5]
+    assert sorted(path.name for path in home.glob("epoch-*")) == ["epoch-4", "epoch-5"]
+    assert {key.split("/epoch-")[1][0] for key in s3_server.keys(bucket) if "/removed-" in key} == {"4", "5"}
+
+
+def taken_over(config: dict[str, Any]) -> None:
+    """Another controller, elsewhere, starts this run and saves under the name that this one is about to use."""
+    home = Home("taken", PosixStore(config["home"]), None, Path(config["scratch"]))
+    report(1, {"n": b"1"}, checkpoint_dir_name="epoch-1")
+    committed()
+    Owner(home.store, "another", "a process elsewhere").take()
+    home.save("epoch-2", attempt="b2")
+    report(2, {"n": b"2"}, checkpoint_dir_name="epoch-2")
+
+
+def test_a_worker_of_a_run_that_was_taken_over_writes_over_nothing(site: Path) -> None:
+    home = site / "cluster" / "taken"
+    with pytest.raises(Exception, match="another controller started the run"):
+        fit(taken_over, "taken", loop={"home": str(home), "scratch": str(site / "scratch")})
+    record = record_of(PosixStore(str(home)), "epoch-2")
+    assert record is not None
+    assert record.attempt == "b2"
+    assert not (home / "epoch-2" / "n").exists()
 
 
 def hurrying(config: dict[str, Any]) -> None:
@@ -414,6 +480,50 @@ def test_ranks_that_store_it_themselves_and_ranks_that_do_not_make_no_checkpoint
     save.begin(manager.storage.home_store(), save.Part("one", manager.storage.attempt, 1, 2, report=1))
     with pytest.raises(errors.CheckpointSaveError, match="some ranks stored their part themselves"):
         register(manager, site / "cluster" / "both" / "one")
+
+
+def test_a_node_that_does_not_see_the_home_says_so_and_blames_no_checkpoint(site: Path) -> None:
+    root = site / "cluster" / "hidden"
+    home = Home("hidden", PosixStore(str(root)), None, site / "scratch")
+    home.save("one")
+    home.snapshot("one")
+    manager = manager_of("hidden")
+    checkpoint = manager.latest_checkpoint_result.checkpoint
+    verify_on_node(checkpoint, manager.storage)
+    root.rename(site / "unmounted")
+    with pytest.raises(errors.HomeNotVisibleError, match="does not see the run home"):
+        verify_on_node(checkpoint, manager.storage)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a folder that belongs to somebody else")
+def test_a_folder_of_somebody_else_on_the_node_s_disk_is_left_alone(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = anystorage.run_config("elsewhere").recipe  # type: ignore[attr-defined]
+    folder = site / "local" / f"anystorage-{os.geteuid()}"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    assert use_local_temporary_directory(recipe) is None
+    assert "is not used for temporary files" in caplog.text
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_save_stored_stays_for_the_next_one_and_goes_with_the_run(site: Path) -> None:
+    root = site / "cluster" / "killed"
+    storage: Any = anystorage.run_config("killed").storage_context
+    home = Home("killed", PosixStore(str(root)), storage.spill_store(), site / "scratch")
+    home.save("one")
+    home.snapshot("one")
+    home.begin_only("small")
+    home.save("large", spilled=True, committed=False)
+    storage = anystorage.run_config("killed").storage_context
+    left = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert left == {"one", "large"}
+    assert home.spill is not None
+    assert [key for key, _ in home.spill.list("")] == ["large/rank-0.bin"]
+    close_storage(storage)
+    assert not (root / "large").exists()
+    assert list(home.spill.list("")) == []
 
 
 def test_one_of_ours_that_is_reported_again_stays_ours_unless_it_was_written_over(site: Path) -> None:

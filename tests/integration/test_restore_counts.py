@@ -153,6 +153,12 @@ def train(config: dict[str, str]) -> None:
     phases.begin("cold")
     with checkpoint.as_directory() as directory:
         has(directory, files)
+    phases.begin("copied")
+    with tempfile.TemporaryDirectory() as mine:
+        has(checkpoint.to_directory(mine), files)
+    phases.begin("copied-again", cold=False)
+    with tempfile.TemporaryDirectory() as mine:
+        has(checkpoint.to_directory(mine), files)
     phases.begin("files")
     with checkpoint.as_directory(files=["rank-1", "comm*"]) as directory:
         has(directory, ["rank-1", "common"])
@@ -205,6 +211,8 @@ def test_the_ranks_of_a_node_fetch_a_checkpoint_once_and_no_more_than_they_ask_f
     assert [key for key in s3_server.keys(bucket) if key.endswith("/large")], "the data is in the bucket"
     assert proxy.data("warm") == {}
     assert proxy.data("cold") == files_of(ranks)
+    assert proxy.data("copied") == files_of(ranks)
+    assert proxy.data("copied-again") == {}
     assert proxy.data("files") == {"rank-1": SIZES["rank-1"], "common": SIZES["common"]}
     assert proxy.data("range") == {"large": CHUNK_BYTES}
     assert proxy.data("stock") == STOCK

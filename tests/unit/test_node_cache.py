@@ -330,7 +330,7 @@ def test_links_are_not_taken_for_verified(cache: NodeCache, tmp_path: Path, hash
 
 
 @pytest.mark.parametrize("settle", [True, False])
-def test_a_later_write_into_the_source_is_found_in_the_same_session(
+def test_a_later_write_into_a_file_is_found_in_the_same_session(
     cache: NodeCache, tmp_path: Path, *, settle: bool
 ) -> None:
     sources = saved(tmp_path / "source", {"a": b"before"})
@@ -340,11 +340,21 @@ def test_a_later_write_into_the_source_is_found_in_the_same_session(
     if settle:
         let_settle(entry)
     assert missing(entry, files) == []
-    status = os.stat(sources[0][0])
-    with open(sources[0][0], "r+b") as file:
+    target = os.path.join(entry.directory, "a")
+    status = os.stat(target)
+    with open(target, "r+b") as file:
         file.write(b"behind")
-    os.utime(sources[0][0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert missing(entry, files) == ["a"]
+    assert Path(sources[0][0]).read_bytes() == b"before"
+
+
+def test_a_write_into_the_source_before_it_was_opened_is_found(cache: NodeCache, tmp_path: Path) -> None:
+    sources = saved(tmp_path / "source", {"a": b"before"})
+    entry = cache.entry("run", "checkpoint_1", "a")
+    entry.link(sources)
+    Path(sources[0][0]).write_bytes(b"behind")  # keeps the inode
+    assert missing(entry, [sources[0][1]]) == ["a"]
     assert Path(sources[0][0]).read_bytes() == b"behind"
 
 
@@ -658,3 +668,18 @@ def test_processes_that_fill_at_once_stay_within_the_share(small: NodeCache) -> 
     assert fits == [True, True, True, False]
     assert make_room(small, 0)
     assert there(entries) == "xxx-"
+
+
+def test_a_file_whose_owner_kept_it_is_the_cache_s_own_once_it_was_opened(cache: NodeCache, tmp_path: Path) -> None:
+    entry, content = cache.entry("run", "checkpoint_1", "a"), os.urandom(3 * MIB)
+    sources = saved(tmp_path / "kept", {"model": content, "gone": content})
+    assert entry.link(sources) == 2
+    os.unlink(tmp_path / "kept" / "gone")
+    alone = os.stat(os.path.join(entry.directory, "gone")).st_ino
+    assert missing(entry, [file for _, file in sources]) == []
+    with (tmp_path / "kept" / "model").open("r+b") as file:
+        file.write(b"trained on")
+    for name in ("model", "gone"):
+        assert Path(entry.directory, name).read_bytes() == content
+    assert os.stat(os.path.join(entry.directory, "gone")).st_ino == alone, "it was copied for nothing"
+    assert sorted(os.listdir(entry.directory)) == ["gone", "model"]

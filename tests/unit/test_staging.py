@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_anystorage.checkpoint import staging, taking
+from ray_anystorage.checkpoint import node, staging, taking
 from ray_anystorage.checkpoint.staging import Staging
+from ray_anystorage.checkpoint.staging_place import Place
 from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.errors import CheckpointSaveError, RequestError, UnsavableFileError
 from tests.harness.mounts import free_bytes, reflinking, tmpfs
@@ -342,6 +343,7 @@ CHILD = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
 from ray_anystorage.checkpoint.staging import Staging
+from ray_anystorage.checkpoint.staging_place import Place
 place = Staging("run", 1)
 with place.claim(sys.argv[2], 1, shared=False):
     staged = place.stage(sys.argv[2], keep=False)
@@ -388,3 +390,16 @@ def test_discarding_leaves_nothing(temporary: Path, source: Path) -> None:
     staging.discard()
     staging.discard()
     assert list(temporary.glob("*/staging/runs/run/*")) == []
+
+
+def test_all_runs_of_a_node_stage_in_one_place_so_that_each_sweeps_what_the_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(node._state, os.getpid(), node.Node(str(tmp_path / "local" / "anystorage-0"), "session"))
+    roots = set()
+    for run in ("one", "two"):
+        temporary = tmp_path / "local" / "anystorage-0" / "tmp" / run
+        temporary.mkdir(parents=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        roots.add(Place()._root)
+    assert roots == {str(tmp_path / "local" / "anystorage-0" / "staging")}
