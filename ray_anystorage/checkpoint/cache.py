@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ray_anystorage.checkpoint.cache_entry import TRASH, CachedFile, Entry, delete_tree, own_root
+from ray_anystorage.checkpoint.cache_entry import TRASH, Entry, own_root
+from ray_anystorage.checkpoint.cache_files import CachedFile, delete_tree
 from ray_anystorage.checkpoint.cache_room import PROMISED, promise, to_come
 from ray_anystorage.transfer.digest import chunk_digest
 from ray_anystorage.transfer.locks import locked

@@ -12,32 +12,20 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ray_anystorage.checkpoint.cache_files import CachedFile, delete_tree, drop_file, link_file, make_own, verify_file
 from ray_anystorage.checkpoint.cache_index import Index, Record, is_settled, stamp_of
 from ray_anystorage.checkpoint.manifest import check_path
 from ray_anystorage.checkpoint.planted import unlink_planted
-from ray_anystorage.transfer.digest import digest_file
-from ray_anystorage.transfer.disk import copy_content
 from ray_anystorage.transfer.locks import locked
 
 logger = logging.getLogger(__name__)
 
 TRASH = "trash"  # in the cache's root: what was taken away in one step, to be deleted in many
 _TEMPORARY = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # of a fill that was killed, as the engine names them
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFile:
-    """What the cache needs of a file; the digest is empty where nobody hashed it, and then sizes alone are compared."""
-
-    path: str
-    size: int
-    digest: str
-    chunks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +108,7 @@ class Entry:
             with self.reading(), index.alone():
                 unlink_planted(self.directory, [path for _, _, path in wanted])
                 for source, file, path in wanted:
-                    record = _link(source, file, os.path.join(self.directory, path), index.temporary())
+                    record = link_file(source, file, os.path.join(self.directory, path), index.temporary())
                     if record is not None:
                         linked[path] = record
                 if linked:
@@ -152,13 +140,13 @@ class Entry:
         known, verified, absent = index.read(), dict[str, Record](), list[CachedFile]()
         for file, target in targets:
             try:
-                _make_own(target)
-                record = _verified(file, target, known.get(file.path), session)
+                make_own(target)
+                record = verify_file(file, target, known.get(file.path), session)
             except FileNotFoundError:
                 absent.append(file)
             except OSError as error:
                 logger.warning("dropped %s from the node's cache: %s", target, error.strerror)
-                _drop(target, self.directory)
+                drop_file(target, self.directory)
                 absent.append(file)
             else:
                 if is_settled(record.stamp) and record != known.get(file.path):
@@ -229,82 +217,10 @@ def own_root(root: str) -> None:
         os.chmod(root, 0o700)
 
 
-def delete_tree(folder: str) -> None:
-    """Delete a folder with all that is in it, also while others do the same.
-
-    Raises
-    ------
-    OSError
-        Something in it cannot be deleted.
-    """
-    while os.path.lexists(folder):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-
-
 def _mark(path: str) -> None:
     """Make an empty file whose time says when; it stays as it is where it exists."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-
-
-def _link(source: str, file: CachedFile, target: str, temporary: str) -> Record | None:
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.link(os.path.realpath(source), temporary)
-        try:
-            status = os.lstat(temporary)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-                raise OSError(errno.EINVAL, f"it is no file of {file.size} bytes any more", source)
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # a rename to a name of the same file leaves both
-                os.unlink(temporary)
-        return Record(file.digest, stamp_of(os.lstat(target)), None)
-    except OSError as error:
-        logger.debug("%s is not linked into the node's cache: %s", source, error)
-        return None
-
-
-def _make_own(target: str) -> None:
-    """Copy a file that is also known by a name outside of the cache, where its owner may write to it at any time."""
-    status = os.lstat(target)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
-        return
-    temporary = os.path.join(os.path.dirname(target), f".anystorage-{secrets.token_hex(8)}.part")
-    try:
-        with open(target, "rb", buffering=0) as source, open(temporary, "xb", buffering=0) as copy:
-            copy_content(source.fileno(), copy.fileno(), status.st_size)
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _verified(file: CachedFile, target: str, known: Record | None, session: str) -> Record:
-    before = os.lstat(target)
-    if not stat.S_ISREG(before.st_mode):
-        raise OSError(errno.EINVAL, "it is not a file", target)
-    stamp = stamp_of(before)
-    if before.st_size == file.size and known is not None and known.vouches(file.digest, stamp, session):
-        return known
-    if before.st_size == file.size and not file.digest:
-        return Record("", stamp, session)
-    size, digest, _ = digest_file(target) if before.st_size == file.size else (before.st_size, "", ())
-    if size != file.size:
-        raise OSError(errno.EBADMSG, f"it has {size} bytes, and {file.size} were saved", target)
-    if digest != file.digest:
-        raise OSError(errno.EBADMSG, "its content is not what was saved", target)
-    return Record(digest, stamp, session)
-
-
-def _drop(target: str, directory: str) -> None:
-    """Remove whatever takes a file's place: damaged, a folder, or a file where one of its folders should be."""
-    while os.path.dirname(target) != directory and not os.path.isdir(os.path.dirname(target)):
-        target = os.path.dirname(target)
-    remove: Callable[[str], None] = delete_tree if os.path.isdir(target) and not os.path.islink(target) else os.unlink
-    with contextlib.suppress(FileNotFoundError):
-        remove(target)
 
 
 def _sweep(directory: str) -> None:

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 
-from ray_anystorage.checkpoint.cache_entry import delete_tree
+from ray_anystorage.checkpoint.cache_files import delete_tree
 from ray_anystorage.transfer.locks import locked
 
 PROMISED = "promised"  # in the cache's root; whoever makes or counts promises holds its lock

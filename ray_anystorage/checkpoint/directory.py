@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from ray_anystorage.checkpoint.contents import Contents
 from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER
@@ -31,20 +30,3 @@ def view(contents: Contents, directory: str, target: str) -> str:
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(source, link)
     return target
-
-
-def copy_files(contents: Contents, directory: str, target: str) -> None:
-    """Copy the checkpoint's files, and Ray's note, from a directory that holds them; each replaces what was there.
-
-    Raises
-    ------
-    OSError
-        A file cannot be written.
-    """
-    for path in contents.directories:
-        os.makedirs(os.path.join(target, path), exist_ok=True)
-    for path in (METADATA, *(file.path for file in contents.files)):
-        source, copy = os.path.join(directory, path), os.path.join(target, path)
-        if os.path.exists(source):
-            os.makedirs(os.path.dirname(copy), exist_ok=True)
-            shutil.copyfile(source, copy)

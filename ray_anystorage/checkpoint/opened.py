@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
 from ray_anystorage.checkpoint.contents import Contents
-from ray_anystorage.checkpoint.directory import copy_files, has_others, view
+from ray_anystorage.checkpoint.directory import has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.ranges import RangeReader
@@ -29,6 +29,7 @@ from ray_anystorage.errors import (
     StorageError,
 )
 from ray_anystorage.home.atomic import write_atomically
+from ray_anystorage.transfer.posix_store import PosixStore
 
 logger = logging.getLogger("ray.train.anystorage")
 
@@ -112,11 +113,12 @@ class Opened:
         contents = self.contents()
         if self._entry(contents) is not None and (self.folder is None or set(contents.locations) - {None}):
             with self.directory() as directory:
-                copy_files(contents, directory, target)
-            return
-        self._tell(contents)
-        with self._quarantining():
-            fetch(self.sources, contents, target)
+                files = tuple(replace(file, location=directory) for file in contents.files)
+                fetch(Sources(self.sources.home, PosixStore), replace(contents, files=files), target)
+        else:
+            self._tell(contents)
+            with self._quarantining():
+                fetch(self.sources, contents, target)
         self._refresh_metadata(target)
 
     def open(self, path: str) -> BinaryIO:

@@ -12,8 +12,6 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-import ray
-
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.read import commit, commit_external, quarantine, read_contents, record_of
@@ -27,11 +25,12 @@ from ray_anystorage.errors import (
     CheckpointMissingError,
     CheckpointOverwrittenError,
     CheckpointSaveError,
+    RunTakenOverError,
     StorageError,
 )
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.train.hooks import CheckpointManager, controller_module
-from ray_anystorage.train.node import verify_on_node
+from ray_anystorage.train.node import verify_on_nodes
 from ray_anystorage.train.storage_context import AnyStorageContext, sweep
 from ray_anystorage.units import format_size
 
@@ -163,15 +162,9 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
 
     def _fault(self, checkpoint: Checkpoint, workers: list[Any]) -> AnyStorageError | None:
         """Why a checkpoint is not good on some node; ``None`` where it is good on all."""
-        one_each = {worker.metadata.node_id: worker for worker in workers}
         try:
             read_contents(self._home, self._name(checkpoint))
-            asked = [w.actor.execute.remote(verify_on_node, checkpoint, self.storage) for w in one_each.values()]
-            ray.get(asked)
-        except ray.exceptions.RayTaskError as error:
-            if not isinstance(error.cause, _NOT_GOOD):
-                raise
-            return error.cause
+            verify_on_nodes(checkpoint, self.storage, workers)
         except _NOT_GOOD as error:
             return error
         return None
@@ -231,8 +224,14 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         self._delete_all(postponed)
 
     def _delete_all(self, names: Iterable[str]) -> None:
+        """Delete checkpoints as Ray does: what fails is no reason to end the run, and `prune` finds it."""
         for name in names:
-            self.storage.storage_filesystem.delete_dir(self.storage.build_checkpoint_path_from_name(name))
+            try:
+                self.storage.storage_filesystem.delete_dir(self.storage.build_checkpoint_path_from_name(name))
+            except RunTakenOverError:
+                raise
+            except (AnyStorageError, OSError) as error:
+                logger.warning("checkpoint %s was not deleted, or in part: %s", name, error)
 
     def _save_state_and_delete_old_checkpoints(self) -> None:
         """Let Ray write its snapshot and delete what it no longer keeps, also where somebody removed some of that."""

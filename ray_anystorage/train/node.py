@@ -6,11 +6,14 @@ import contextlib
 import logging
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import ray
 
 from ray_anystorage.checkpoint.cache_entry import own_root
 from ray_anystorage.checkpoint.node import Node, enter, node_at, node_folder
 from ray_anystorage.discovery.probe import bounded, probe_directory
+from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.settings import LOCAL_VARIABLE, apply_to_process, process_environment
 
@@ -56,6 +59,17 @@ def verify_on_node(checkpoint: Checkpoint, storage: AnyStorageContext) -> None:
     node = enter_node(storage.recipe, storage.attempt)
     opened = checkpoint.opened(node)
     opened.verify_here(content=opened.contents().size <= storage.recipe.threshold)
+
+
+def verify_on_nodes(checkpoint: Checkpoint, storage: AnyStorageContext, workers: list[Any]) -> None:
+    """Have one of Ray's workers on each node verify a checkpoint; raises as :func:`verify_on_node` does there."""
+    one_each = {worker.metadata.node_id: worker for worker in workers}
+    try:
+        ray.get([worker.actor.execute.remote(verify_on_node, checkpoint, storage) for worker in one_each.values()])
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AnyStorageError):
+            raise error.cause from error
+        raise
 
 
 def use_local_temporary_directory(recipe: StorageRecipe) -> str | None:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_anystorage.checkpoint import cache_entry, cache_index
+from ray_anystorage.checkpoint import cache_files, cache_index
 from ray_anystorage.checkpoint.cache import CachedFile, Entry, NodeCache
 from ray_anystorage.transfer.digest import chunks_of, file_digest
 from tests.harness.mounts import tmpfs
@@ -80,13 +80,13 @@ def cache(tmp_path: Path) -> NodeCache:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were hashed, by the real function."""
     names: list[str] = []
-    real = cache_entry.digest_file
+    real = cache_files.digest_file
 
     def spy(path: str) -> tuple[int, str, tuple[str, ...]]:
         names.append(os.path.basename(path))
         return real(path)
 
-    monkeypatch.setattr(cache_entry, "digest_file", spy)
+    monkeypatch.setattr(cache_files, "digest_file", spy)
     return names
 
 
