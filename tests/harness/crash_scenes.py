@@ -33,7 +33,7 @@ from ray_anystorage.checkpoint.retention import find_orphans
 from ray_anystorage.errors import AnyStorageError, CheckpointCorruptedError
 from ray_anystorage.home.atomic import TEMPORARY_SUFFIX
 from ray_anystorage.recipe import StorageRecipe
-from ray_anystorage.train import controller
+from ray_anystorage.train import node
 from ray_anystorage.train.controller import make_manager
 from ray_anystorage.train.node import enter_node, hold_run
 from ray_anystorage.train.snapshot import STATE_FILES, named_checkpoints
@@ -55,7 +55,7 @@ _WORKER: Any = SimpleNamespace(
 
 def stand_alone() -> None:
     """Make this process, which no test runs in, do without a cluster: Ray's RPC to the actor of a worker is a call."""
-    controller.ray = SimpleNamespace(get=lambda answers: answers, exceptions=ray.exceptions)
+    node.ray = SimpleNamespace(get=lambda answers: answers, exceptions=ray.exceptions)
     cache_index._SETTLED_AFTER = 0  # what a fast machine leaves out comes by all the same
 
 

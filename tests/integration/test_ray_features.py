@@ -37,6 +37,7 @@ from ray_anystorage import errors
 from ray_anystorage.checkpoint import node, save
 from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.read import commit_external, record_of
+from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.controller import make_manager
 from ray_anystorage.train.node import use_local_temporary_directory, verify_on_node
@@ -277,6 +278,25 @@ def test_a_worker_of_a_run_that_was_taken_over_writes_over_nothing(site: Path) -
     assert not (home / "epoch-2" / "n").exists()
 
 
+def reading_late(config: dict[str, Any]) -> None:
+    """Resume, report until what was resumed from is no longer kept, and only then read it."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        report(1, {"n": b"1"}, checkpoint_dir_name="epoch-1")
+        committed()
+        raise RuntimeError("begin another attempt")
+    for n in (2, 3):
+        report(n, {"n": b"%d" % n}, checkpoint_dir_name=f"epoch-{n}")
+    assert [reported.metrics["n"] for reported in committed()] == [3]
+    assert files_of(checkpoint) == {"n": b"1"}
+
+
+def test_what_the_attempt_resumed_from_is_there_until_it_ends(site: Path) -> None:
+    keeping = {"checkpoint_config": CheckpointConfig(num_to_keep=1), "failure_config": FailureConfig(max_failures=1)}
+    fit(reading_late, "late", **keeping)
+    assert [path.name for path in (site / "cluster" / "late").glob("epoch-*")] == ["epoch-3"]
+
+
 def hurrying(config: dict[str, Any]) -> None:
     """Report twice under one name before the controller looks."""
     report(1, {"data": b"first", "only-first": b""}, checkpoint_dir_name="latest")
@@ -437,11 +457,12 @@ def manager_of(name: str) -> Any:
     return make_manager(CheckpointConfig(num_to_keep=1), anystorage.run_config(name).storage_context)
 
 
-def register(manager: Any, path: object) -> None:
-    """Report what lies there as with ``NO_UPLOAD``."""
+def register(manager: Any, what: object) -> None:
+    """Report a checkpoint, or what lies at a path as with ``NO_UPLOAD``."""
 
     async def handle() -> None:
-        checkpoint = Checkpoint(str(path), filesystem=pyarrow.fs.LocalFileSystem())
+        local = pyarrow.fs.LocalFileSystem()
+        checkpoint = what if isinstance(what, Checkpoint) else Checkpoint(str(what), filesystem=local)
         manager.after_report(_TrainingReport(checkpoint=checkpoint, metrics={}, validation=False), [{}])
 
     asyncio.run(handle())
@@ -493,6 +514,20 @@ def test_a_node_that_does_not_see_the_home_says_so_and_blames_no_checkpoint(site
     root.rename(site / "unmounted")
     with pytest.raises(errors.HomeNotVisibleError, match="does not see the run home"):
         verify_on_node(checkpoint, manager.storage)
+
+
+def test_a_relaxed_report_holds_what_the_ranks_that_reported_saved(site: Path) -> None:
+    manager, source = manager_of("relaxed"), site / "source"
+    storage, root = manager.storage, site / "cluster" / "relaxed"
+    source.mkdir()
+    (source / "shard-1").write_bytes(b"of rank 1")
+    save.save(storage.home_store(), scan(str(source)), save.Part("one", storage.attempt, 1, 3, report=1))
+    reported = Checkpoint(str(root / "one"), filesystem=pyarrow.fs.LocalFileSystem())
+    anystorage.Checkpoint.adopt(reported, storage.origin("one", storage.attempt))
+    register(manager, reported)
+    contents = manager.latest_checkpoint_result.checkpoint.contents()
+    assert (contents.ranks, contents.world_size) == ((1,), 3)
+    assert files_of(manager.latest_checkpoint_result.checkpoint) == {"shard-1": b"of rank 1"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a folder that belongs to somebody else")
