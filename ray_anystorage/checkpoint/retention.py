@@ -196,7 +196,7 @@ def _uploads(store: Store, folders: Collection[str] | None) -> list[Orphan]:
     return [
         Orphan("unfinished upload", store.uri, key, 0, token)
         for key, token in found
-        if folders is None or f"/{FOLDER}/" in key or {key, *_above(key)} & set(folders)
+        if folders is None or f"/{FOLDER}/" in key or any(name in folders for name in (key, *_above(key)))
     ]
 
 

@@ -22,6 +22,19 @@ def s3_error(code: str, message: str, **extra: str) -> str:
 
 
 @contextlib.contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Have a server answer for the length of a ``with`` block; gives the URL to talk to."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
 def answering(
     status: int, body: str, headers: Mapping[str, str] | None = None, signatures: list[str] | None = None
 ) -> Iterator[str]:
@@ -48,15 +61,8 @@ def answering(
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer((HOST, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(ThreadingHTTPServer((HOST, 0), Handler)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import contextlib
 import http.client
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from tests.harness.bad_endpoints import HOST
+from tests.harness.bad_endpoints import HOST, running
 
 _WITH_LENGTH = ("PUT", "POST", "DELETE")
 
@@ -97,12 +96,5 @@ def serving(handler: type[PassingOn], target: str) -> Iterator[str]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Say nothing: clients that go away and connections that are cut are what this is for."""
 
-    server = Server((HOST, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Server((HOST, 0), Handler)) as url:
+        yield url

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import os
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -20,7 +19,7 @@ from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.retention import find_orphans
 from ray_anystorage.errors import BucketError
 from ray_anystorage.home.atomic import TEMPORARY_SUFFIX, sweep_temporaries
-from tests.harness.bad_endpoints import HOST, s3_error
+from tests.harness.bad_endpoints import HOST, running, s3_error
 from tests.harness.run_homes import Site, site
 from tests.harness.saved import NAME, PART, content_of, home_in, opened, put
 
@@ -115,15 +114,8 @@ def store_an_hour_ahead() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = http.server.ThreadingHTTPServer((HOST, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(http.server.ThreadingHTTPServer((HOST, 0), Handler)) as url:
+        yield url
 
 
 def test_a_store_whose_clock_is_an_hour_off_is_a_clear_error(site: Site, tmp_path: Path) -> None:
