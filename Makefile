@@ -22,8 +22,14 @@ lint: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.boto3
 	$(BIN)/python -m benchmarks.transfer $(BENCH)
+
+# boto3 comes out with each botocore under the same number; pip's resolver, left to find that out, gives up.
+$(VENV)/.boto3: $(VENV)/.installed-bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		"boto3==$$($(BIN)/python -c 'import botocore; print(botocore.__version__)')"
+	touch $@
 
 # The Azure emulator comes from npm; where there is no npm its tests skip and say so.
 .azurite/.installed:
