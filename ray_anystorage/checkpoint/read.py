@@ -28,6 +28,7 @@ from ray_anystorage.errors import (
     ManifestTooNewError,
     ObjectMissingError,
     RankConflictError,
+    ShortReadError,
 )
 from ray_anystorage.transfer.store import Store
 
@@ -152,6 +153,8 @@ def manifests_of(home: Store, checkpoint: str, names: dict[str, int] | None = No
 def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> list[Manifest]:
     """Every manifest but those that are torn or contradict themselves, which a line in the log names.
 
+    Other ranks may begin or end a save under the same name meanwhile: what is gone or replaced by now is left out.
+
     Raises
     ------
     ManifestTooNewError
@@ -161,6 +164,8 @@ def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> l
     for name in filter(manifest_attempt, sorted(names)):
         try:
             whole += _manifests(home, checkpoint, {name: names[name]}, None)
+        except (ObjectMissingError, ShortReadError):
+            continue
         except ManifestTooNewError:
             raise
         except ManifestError as error:

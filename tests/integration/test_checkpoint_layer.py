@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,31 @@ def test_what_cannot_be_saved_is_refused_by_name(tmp_path: Path, make: object, w
     with pytest.raises(UnsavableFileError, match=word) as raised:
         scan(str(tmp_path / "source"))
     assert "odd" in str(raised.value)
+
+
+class Overtaken(PosixStore):
+    """A home in which, whenever this rank has listed a folder, another one does something there."""
+
+    def __init__(self, root: Path, other: Callable[[], object]) -> None:
+        super().__init__(str(root))
+        self._other = other
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        listed = [*super().list(prefix)]
+        self._other()
+        yield from listed
+
+
+def test_ranks_that_begin_at_once_do_not_miss_what_another_attempt_left(tmp_path: Path, source: Path) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, source, rank=0, world=2)
+    again = [Part("checkpoint_1", "a2", rank, 2) for rank in (0, 1)]
+    assert begin(Overtaken(tmp_path / "home", lambda: begin(home, again[1])), again[0]).former == ()
+
+
+def test_a_rank_begins_while_another_replaces_its_manifest_of_an_earlier_report(tmp_path: Path, source: Path) -> None:
+    home, reused = PosixStore(str(tmp_path / "home")), Part("latest", "a1", 1, 2, report=1)
+    save(home, scan(str(source)), reused)
+    (tmp_path / "small").mkdir()
+    other = partial(save, home, scan(str(tmp_path / "small")), replace(reused, report=2))
+    assert begin(Overtaken(tmp_path / "home", other), replace(reused, rank=0, report=2)).former == ()
