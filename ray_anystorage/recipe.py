@@ -38,12 +38,18 @@ class StorageRecipe:
         homes have in common; ``None`` where there is none.
     threshold
         Bytes of a checkpoint above which it goes there.
+    needs_spill
+        True where all checkpoints are known to be over it.
+    checkpoint_size
+        Bytes of one checkpoint, or ``None`` where it was not said.
     local_root
         Where ``local`` storage would be on a node that has it and says nothing else itself.
     one_node
         True when only a run on one node can use this place.
     nodes
         Of the cluster when the run was planned, or ``None`` where it was not known.
+    probe_timeout
+        Seconds that looking at one place may take.
     cache_share
         The share of its local disk, from 0 to 1, that a node may give to the cache of checkpoints; 0 for no cache.
     artifacts_root
@@ -60,9 +66,12 @@ class StorageRecipe:
     home: StoreRecipe
     spill: BucketRecipe | None
     threshold: int
+    needs_spill: bool
+    checkpoint_size: int | None
     local_root: str | None
     one_node: bool
     nodes: int | None
+    probe_timeout: float
     cache_share: float
     artifacts_root: str | None
     why: str
@@ -80,13 +89,18 @@ class StorageRecipe:
         return f"run {self.name!r}: {where}. {self.why} Credentials: {self.credentials}."
 
 
-def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> StorageRecipe:
-    """Turn what was resolved into the recipe of one run; ``mirrored`` as in :class:`HomeRecipe`."""
+def storage_recipe(
+    resolved: Resolved, *, mirrored: tuple[str, ...] = (), copies_folders: bool = False
+) -> StorageRecipe:
+    """Turn what was resolved into the recipe of one run.
+
+    ``mirrored`` as in :class:`HomeRecipe`, ``copies_folders`` as in :class:`FileSystemRecipe`.
+    """
     plan = resolved.plan
     filesystem: HomeRecipe | FileSystemRecipe
     home: StoreRecipe
     if plan.bucket is not None:
-        filesystem = FileSystemRecipe(address=plan.bucket, env_vars=plan.harmless_env_vars)
+        filesystem = FileSystemRecipe(plan.bucket, plan.harmless_env_vars, copies_folders=copies_folders)
         fs_path = plan.bucket.path
         home = _bucket_recipe(plan.bucket, resolved.grant).child(resolved.name)
     else:
@@ -102,9 +116,12 @@ def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> Sto
         home=home,
         spill=_bucket_recipe(plan.spill, resolved.grant).child(SPILLED) if plan.spill else None,
         threshold=plan.threshold,
+        needs_spill=plan.checkpoint_tier != plan.tier,
+        checkpoint_size=plan.checkpoint_size,
         local_root=resolved.local_root,
         one_node=not plan.place.network and (plan.tier == "local" or not plan.place.location.explicit),
         nodes=plan.nodes,
+        probe_timeout=resolved.settings.probe_timeout,
         cache_share=resolved.settings.cache_share,
         artifacts_root=resolved.artifacts_root,
         why=" ".join(plan.reasons),
@@ -134,7 +151,7 @@ def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]
                 f"{field}={ray_arguments[field]!r} clashes with the plan, which chooses it: leave it out and say "
                 "tier=… or RAY_ANYSTORAGE_*_STORAGE instead, or use a plain RunConfig"
             )
-    ours = ("name", "checkpoint_size", "audience", "tier", "credentials")
+    ours = ("name", "checkpoint_size", "audience", "tier", "artifact_storage", "credentials", "preflight")
     for name in ray_arguments:
         if name not in known:
             nearest = difflib.get_close_matches(name, (*ours, *known), n=1, cutoff=0.0)[0]

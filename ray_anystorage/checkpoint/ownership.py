@@ -120,8 +120,8 @@ class Owner:
         return owner_of(self.home) or Holder("", "somebody removed its word", False, "")
 
 
-def owner_of(home: Store) -> Holder | None:
-    """The last controller of a run; ``None`` where there was none.
+def owner_of(home: Store, request: Callable[[Callable[[], None]], None] = patiently) -> Holder | None:
+    """The last controller of a run; ``None`` where there was none. ``request`` says how often it is tried.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def owner_of(home: Store) -> Holder | None:
     """
     key, word = f"{FOLDER}/{_OWNER}", bytearray(_WORD_BYTES)
     try:
-        patiently(lambda: home.read_range(key, 0, memoryview(word)))
+        request(lambda: home.read_range(key, 0, memoryview(word)))
     except ObjectMissingError:
         return None
     except ShortReadError as error:

@@ -23,6 +23,7 @@ from ray_anystorage.errors.checkpoints import (
     TransferCancelledError,
     UnsavableFileError,
 )
+from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, NodePreflightError
 from ray_anystorage.errors.requests import (
     ConfigClashError,
     CredentialsError,
@@ -81,6 +82,7 @@ __all__ = [
     "CheckpointMissingError",
     "CheckpointOverwrittenError",
     "CheckpointSaveError",
+    "ClusterNotReachedError",
     "ConfigClashError",
     "CredentialsError",
     "CredentialsNotFoundError",
@@ -107,6 +109,8 @@ __all__ = [
     "NameTakenError",
     "NoInodesError",
     "NoStorageError",
+    "NodeFailure",
+    "NodePreflightError",
     "NotADirectoryAtMountError",
     "ObjectMissingError",
     "OutsideArtifactFolderError",

@@ -14,17 +14,24 @@ logger = logging.getLogger(__name__)
 
 
 class NodeSetup(WorkerCallback):  # type: ignore[misc]
-    """Runs in every worker before user code: sees that the run home is there, and settles on the node's own disk."""
+    """Runs in every worker before user code: settles on the node's own disk.
 
-    def __init__(self, recipe: StorageRecipe) -> None:
-        self._recipe = recipe
+    Parameters
+    ----------
+    look
+        Whether it also sees that the run home is there, as it must where no preflight did.
+    """
+
+    def __init__(self, recipe: StorageRecipe, *, look: bool) -> None:
+        self._recipe, self._look = recipe, look
 
     def after_init_train_context(self) -> None:
-        """Check the home from this node, then choose this node's cache and temporary directory."""
+        """Choose this node's cache and temporary directory."""
         storage = get_train_context().get_storage()
         attempt = ""
         if isinstance(storage, AnyStorageContext):
-            storage.check_visible()
+            if self._look:
+                storage.check_visible()
             attempt = storage.attempt
         hold_run(enter_node(self._recipe, attempt), self._recipe)
         use_local_temporary_directory(self._recipe)

@@ -17,7 +17,7 @@ _OLDEST, _NEWEST = "2.54", "2.60"
 try:
     from ray._private.state import actors
     from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, VALIDATE_STORAGE_MARKER_FILENAME
-    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback
+    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
         CheckpointManager,
         _CheckpointManagerState,
@@ -45,6 +45,7 @@ __all__ = [
     "StorageContext",
     "ValidationManager",
     "WorkerCallback",
+    "WorkerGroupCallback",
     "_CheckpointManagerState",
     "actors",
     "check_hooks",
@@ -67,6 +68,7 @@ _ARGUMENTS = (
     (StorageContext, "__init__", "storage_filesystem"),
     (CheckpointManager, "register_checkpoint", "training_report"),
     (ValidationManager, "__init__", "validation_config"),
+    (WorkerGroupCallback, "before_init_train_context", "workers"),
 )
 
 
@@ -96,6 +98,7 @@ def check_hooks() -> None:
         (StorageContext, "_check_validation_file"),
         (DataParallelTrainer, "_initialize_and_run_local_controller"),
         (WorkerCallback, "after_init_train_context"),
+        (WorkerGroupCallback, "before_init_train_context"),
         (ControllerCallback, "after_controller_start"),
         (ControllerCallback, "after_controller_finish"),
         (controller_module, "CheckpointManager"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_anystorage.credentials.choose import merge_runtime_env
 from ray_anystorage.credentials.redact import redact, sounds_secret
+from ray_anystorage.environment import Tier
 from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import StorageRecipe, check_ray_arguments, storage_recipe
@@ -18,6 +19,7 @@ from ray_anystorage.train.callbacks import NodeSetup, RunEnd
 from ray_anystorage.train.controller import install_manager
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, RunConfigV2, check_hooks
 from ray_anystorage.train.local_mode import refuse_local_mode
+from ray_anystorage.train.preflight import Preflight
 from ray_anystorage.train.storage_context import AnyStorageContext, open_storage
 from ray_anystorage.train.validation import install_validation
 
@@ -65,20 +67,31 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
 
 
 def build_run_config(
-    request: Request, *, credentials: str | None, nodes: int | None, **ray_arguments: Any
+    request: Request,
+    *,
+    credentials: str | None,
+    nodes: int | None,
+    roots: Mapping[Tier, str | None] | None = None,
+    preflight: bool = True,
+    **ray_arguments: Any,
 ) -> AnyStorageRunConfig:
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.run_config``."""
     check_hooks()
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfigV2)})
     runtime_env = ray_arguments.pop("worker_runtime_env", None)
-    resolved = resolve(request, credentials=credentials, nodes=nodes, runtime_env=runtime_env)
+    resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots, runtime_env=runtime_env)
     recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
     refuse_local_mode(AnyStorageRunConfig)
     env_vars = resolved.worker_env_vars()
     return AnyStorageRunConfig(
         name=resolved.name,
         storage_path=resolved.plan.storage_path,
-        callbacks=[*(ray_arguments.pop("callbacks", None) or []), NodeSetup(recipe), RunEnd()],
+        callbacks=[
+            *([Preflight()] if preflight else []),  # before callbacks of the user's
+            *(ray_arguments.pop("callbacks", None) or []),
+            NodeSetup(recipe, look=not preflight),
+            RunEnd(),
+        ],
         worker_runtime_env=merge_runtime_env(runtime_env, env_vars, resolved.plan.secret_names),
         recipe=recipe,
         carried=tuple(sorted(env_vars)),

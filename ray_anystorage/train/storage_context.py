@@ -175,7 +175,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
                 tier=self.recipe.tier,
                 place=f"{self.recipe.uri}/{self.experiment_dir_name}",
                 tried=f"looked for {VALIDATE_STORAGE_MARKER_FILENAME} there",
-                remedy=_visibility_remedy(self.recipe),
+                remedy=visibility_remedy(self.recipe),
             )
 
 
@@ -270,7 +270,8 @@ def _directory_of(checkpoint: ray.train.Checkpoint) -> Iterator[str]:
             yield checkpoint.to_directory(directory)
 
 
-def _visibility_remedy(recipe: StorageRecipe) -> str:
+def visibility_remedy(recipe: StorageRecipe) -> str:
+    """What to do about a node that does not see the run home."""
     if recipe.tier == "artifact":
         return "see that this node reads the same bucket with the same credentials"
     return f"mount the same storage at {recipe.uri} on every node, or choose another tier with tier=…"

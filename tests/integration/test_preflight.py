@@ -1,0 +1,227 @@
+"""A run's nodes are checked before user code: on two real nodes, the second with mounts of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+import ray.train.collective
+from ray import cloudpickle
+from ray.train import FailureConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+import ray_anystorage as anystorage
+from ray_anystorage import errors
+from ray_anystorage.diagnosis.preflight import Findings
+from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.train.node_check import Needs, check_node
+from tests.harness.mounts import read_only, tmpfs
+from tests.harness.ray_cluster import leave_clean
+from tests.harness.two_nodes import TwoNodes, two_nodes
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.needs_ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TwoNodes]:
+    with two_nodes() as cluster:
+        ray.init(cluster.address, logging_level=logging.WARNING, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+
+
+@pytest.fixture
+def site(cluster: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    leave_clean(monkeypatch)
+    for name in ("cluster", "local", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("RAY_ANYSTORAGE_CLUSTER_STORAGE", str(tmp_path / "cluster"))
+    monkeypatch.setenv("RAY_ANYSTORAGE_LOCAL_STORAGE", str(tmp_path / "local"))
+    monkeypatch.setenv("RAY_ANYSTORAGE_PROBE_TIMEOUT", "3")
+    return tmp_path
+
+
+def fit(train: Callable[[], None], config: ray.train.RunConfig, workers: int = 2) -> ray.train.Result:
+    scaling = ScalingConfig(
+        num_workers=workers, placement_strategy="STRICT_SPREAD", resources_per_worker={"CPU": 1 / workers}
+    )
+    return DataParallelTrainer(train, scaling_config=scaling, run_config=config).fit()
+
+
+def failure_of(train: Callable[[], None], config: ray.train.RunConfig) -> Exception:
+    with pytest.raises(ray.train.TrainingFailedError) as raised:
+        fit(train, config)
+    assert isinstance(raised.value, ray.train.ControllerError), raised.value
+    failure: Exception = raised.value.controller_failure
+    return failure
+
+
+def node_ids() -> dict[str, str]:
+    """The ids of the first and the second node."""
+    return {name: node["NodeID"] for node in ray.nodes() for name in ("first", "second") if name in node["Resources"]}
+
+
+def test_a_mount_that_is_another_one_after_a_restart_is_found_before_user_code(cluster: TwoNodes, site: Path) -> None:
+    mount, other, second = site / "cluster", site / "other", node_ids()["second"]
+
+    def train() -> None:
+        here = ray.get_runtime_context().get_node_id()
+        with (site / "started").open("a") as file:
+            file.write(f"{here}\n")
+        ray.train.collective.barrier()
+        if here == second:
+            subprocess.run(["mount", "--bind", other, mount], check=True)
+            raise RuntimeError("the node is on its own now")
+        ray.train.collective.barrier()
+
+    error = failure_of(train, anystorage.run_config("moves", failure_config=FailureConfig(max_failures=2)))
+    cluster.unmount(mount)
+    assert isinstance(error, errors.NodePreflightError)
+    assert sorted((site / "started").read_text().split()) == sorted(node_ids().values()), "user code ran again"
+    (failure,) = error.failures
+    assert (failure.tier, failure.error, second[:8] in failure.node) == ("cluster", "HomeNotVisibleError", True)
+    (fine,) = error.fine
+    assert node_ids()["first"][:8] in fine
+    for words in (
+        "1 of 2 nodes",
+        str(mount / "moves"),
+        "does not see the run home",
+        "what to do: mount the same storage",
+    ):
+        assert words in str(error)
+    assert list(other.iterdir()) == []
+    assert not (mount / "moves" / ".anystorage" / "preflight").exists()
+
+
+def test_without_a_preflight_the_worker_itself_looks(cluster: TwoNodes, site: Path) -> None:
+    mount = site / "cluster"
+    with cluster.covered(mount, site / "other"):
+        error = failure_of(lambda: None, anystorage.run_config("off", preflight=False))
+    assert "does not see the run home" in str(error)
+    assert not isinstance(error, errors.NodePreflightError)
+
+
+# --- what one node finds --------------------------------------------------------------------------
+
+
+def look(site: Path, **changes: Any) -> tuple[Findings, Any]:
+    storage: Any = anystorage.run_config("looks").storage_context
+    needs = Needs(storage.recipe, storage.spill, storage.owner_token, "token")
+    return check_node(dataclasses.replace(needs, **changes)), storage
+
+
+def test_a_node_that_can_do_everything_leaves_its_word_for_the_controller_alone(site: Path) -> None:
+    found, _ = look(site)
+    assert (found.home, found.local, found.spill) == (None, None, None)
+    assert found.free is not None
+    assert found.free > 0
+    left = [path for path in (site / "cluster" / "looks" / ".anystorage" / "preflight").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == [ray.get_runtime_context().get_node_id()]
+
+
+def test_a_node_on_which_another_controller_s_home_lies_there(site: Path) -> None:
+    found, _ = look(site, owner="another")
+    assert found.home is not None
+    assert found.home.error_type is errors.HomeNotVisibleError
+    assert not (site / "cluster" / "looks" / ".anystorage" / "preflight").exists(), "it wrote into another run's home"
+
+
+def test_a_node_without_the_mount(site: Path) -> None:
+    _, storage = look(site)
+    (site / "cluster").rename(site / "unmounted")
+    found = check_node(Needs(storage.recipe, None, storage.owner_token, "token"))
+    assert found.home is not None
+    assert found.home.error_type is errors.MountMissingError
+    assert "RAY_ANYSTORAGE_CLUSTER_STORAGE" in found.home.remedy
+    assert not (site / "cluster").exists()
+
+
+def test_a_home_that_is_read_only(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, storage = look(site)
+    with read_only(site / "cluster", site / "mounted") as root:
+        home = storage.recipe.home.__class__(str(root / "looks"))
+        recipe = dataclasses.replace(storage.recipe, fs_path=str(root), home=home)
+        found = check_node(Needs(recipe, None, storage.owner_token, "token"))
+    assert found.home is not None
+    assert found.home.error_type is errors.MountReadOnlyError
+    assert f"remount,rw {root}" in found.home.remedy
+
+
+def test_a_home_that_is_full(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tmpfs(site / "small", size="8m") as root:
+        monkeypatch.setenv("RAY_ANYSTORAGE_CLUSTER_STORAGE", str(root))
+        _, storage = look(site)
+        with contextlib.suppress(OSError), (root / "other").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        found = check_node(Needs(storage.recipe, None, storage.owner_token, "token"))
+        assert found.home is not None
+        assert found.home.error_type is errors.MountFullError
+        assert "0 B of 8.39 MB free" in found.home.reason
+        assert (root / "looks" / ".anystorage" / "reserve").stat().st_size, "the reserve is for the run's state"
+
+
+def test_a_local_disk_that_cannot_be_written(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "source").mkdir()
+    with read_only(site / "source", site / "mounted") as root:
+        monkeypatch.setenv("RAY_ANYSTORAGE_LOCAL_STORAGE", str(site / "none"))
+        monkeypatch.setattr(tempfile, "tempdir", str(root))
+        found, _ = look(site)
+    assert found.local is not None
+    assert (found.local.tier, found.local.error_type) == ("local", errors.MountReadOnlyError)
+
+
+# --- buckets --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_bucket(site: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("RAY_ANYSTORAGE_ARTIFACT_STORAGE", f"s3://{bucket}/team")
+    monkeypatch.setenv("RAY_ANYSTORAGE_ENDPOINT", s3_server.endpoint)
+    monkeypatch.setenv("RAY_ANYSTORAGE_REGION", s3_server.region)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    monkeypatch.setenv("RAY_ANYSTORAGE_CREDENTIALS", "env")
+    return bucket
+
+
+def test_a_bucket_beside_the_home_is_written_and_left_clean(site: Path, with_bucket: str, s3_server: S3Server) -> None:
+    found, storage = look(site)
+    assert (found.home, found.spill) == (None, None)
+    assert s3_server.keys(with_bucket) == []
+    address = storage.spill.address
+    for changed, kind, reason in (
+        ({"endpoint": "http://127.0.0.1:9"}, errors.EndpointRefusedError, "refused"),
+        ({"bucket": "not-there"}, errors.BucketMissingError, "NoSuchBucket"),
+    ):
+        spill = dataclasses.replace(storage.spill, address=dataclasses.replace(address, **changed))
+        start = time.monotonic()
+        found = check_node(Needs(storage.recipe, spill, storage.owner_token, "token"))
+        assert time.monotonic() - start < 9
+        assert found.home is None
+        assert found.spill is not None
+        assert found.spill.error_type is kind
+        assert reason in found.spill.reason
+
+
+def test_a_home_in_a_bucket(site: Path, with_bucket: str, s3_server: S3Server) -> None:
+    storage: Any = anystorage.run_config("inside", tier="artifact").storage_context
+    assert check_node(Needs(storage.recipe, None, storage.owner_token, "token")).home is None
+    here = ray.get_runtime_context().get_node_id()
+    assert f"team/inside/.anystorage/preflight/token/{here}" in s3_server.keys(with_bucket)
+    elsewhere = dataclasses.replace(storage.recipe, home=storage.recipe.home.child("elsewhere"))
+    found = check_node(Needs(elsewhere, None, storage.owner_token, "token"))
+    assert found.home is not None
+    assert found.home.error_type is errors.HomeNotVisibleError
