@@ -13,30 +13,21 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
-    from ray_anystorage.api import (
-        artifacts_dir,
-        discover,
-        doctor,
-        plan,
-        report,
-        results,
-        run_config,
-        runtime_env,
-        tune_run_config,
-    )
+    from ray_anystorage.api import discover, doctor, plan, report, results, run_config, tune_run_config
     from ray_anystorage.estimate import estimate_checkpoint_size
+    from ray_anystorage.job import artifacts_dir, runtime_env
     from ray_anystorage.train.checkpoint import Checkpoint
 
 _HOME_OF = {
     "Checkpoint": "train.checkpoint",
-    "artifacts_dir": "api",
+    "artifacts_dir": "job",
     "discover": "api",
     "doctor": "api",
     "plan": "api",
     "report": "api",
     "results": "api",
     "run_config": "api",
-    "runtime_env": "api",
+    "runtime_env": "job",
     "tune_run_config": "api",
     "estimate_checkpoint_size": "estimate",
 }

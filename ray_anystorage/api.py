@@ -1,4 +1,4 @@
-"""The public functions, kept thin: each checks its arguments and hands over."""
+"""The public functions about runs, kept thin: each checks its arguments and hands over."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.cluster.nodes import alive_nodes
-from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import Environment, Tier
+from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.policy import Request, StoragePlan, decide
-from ray_anystorage.policy.request import Audience, check_name
+from ray_anystorage.policy.request import Audience
 from ray_anystorage.resolve import survey
-from ray_anystorage.settings import read_settings
 
 if TYPE_CHECKING:
     import ray.train
@@ -68,6 +67,7 @@ def plan(
     num_to_keep: int | None = None,
     audience: Audience = "cluster",
     tier: Tier | None = None,
+    artifact_storage: str | None = None,
     environment: Environment | None = None,
 ) -> StoragePlan:
     """Say where a run would go, and why. A pure function where ``environment`` is given.
@@ -84,8 +84,10 @@ def plan(
         Who should see the run: ``"cluster"``, ``"user"`` or ``"team"``.
     tier
         Force one of the five tiers.
+    artifact_storage
+        The bucket folder, where it is another than the environment's: ``"s3://company/folder"``.
     environment
-        From :func:`discover`; discovered now where ``None``.
+        From :func:`discover`, which then is told of another bucket; discovered now where ``None``.
 
     Raises
     ------
@@ -95,7 +97,14 @@ def plan(
         No tier can serve.
     """
     request = Request.of(name, checkpoint_size, num_to_keep, audience, tier)
-    return decide(discover(name) if environment is None else environment, request)
+    if environment is None:
+        environment = discover(name, artifact_storage=artifact_storage)
+    elif artifact_storage is not None:
+        raise ConfigClashError(
+            f"artifact_storage={artifact_storage!r} clashes with environment=…, which was discovered before: say it to "
+            "discover() instead"
+        )
+    return decide(environment, request)
 
 
 def run_config(
@@ -104,7 +113,9 @@ def run_config(
     checkpoint_size: int | str | None = None,
     audience: Audience = "cluster",
     tier: Tier | None = None,
+    artifact_storage: str | None = None,
     credentials: str | None = None,
+    preflight: bool = True,
     **ray_run_config_kwargs: Any,
 ) -> ray.train.RunConfig:
     """A ``ray.train.RunConfig`` for any Train V2 trainer, on the storage that the plan chose and checked.
@@ -113,9 +124,15 @@ def run_config(
     ----------
     name, checkpoint_size, audience, tier
         As in :func:`plan`. A run of the same name is continued where it is.
+    artifact_storage
+        The bucket folder, where it is another than the environment's: ``"s3://company/folder"``. How the store wants to
+        be talked to is said by ``RAY_ANYSTORAGE_*`` variables, which reach the workers from here.
     credentials
         ``"auto"`` (the default; the safest that works, never ``"env"``), ``"ambient"``, ``"reference"`` or ``"env"``.
         ``None`` takes ``RAY_ANYSTORAGE_CREDENTIALS``, else ``"auto"``.
+    preflight
+        Whether each node that gets workers is checked before user code starts, also after a restart. A node that cannot
+        do what the plan needs ends the attempt with :class:`ray_anystorage.errors.NodePreflightError`.
     **ray_run_config_kwargs
         Everything else that ``ray.train.RunConfig`` takes; callbacks and ``worker_runtime_env`` are merged.
 
@@ -129,7 +146,15 @@ def run_config(
     from ray_anystorage.train.run_config import build_run_config
 
     request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
-    return build_run_config(request, credentials=credentials, nodes=alive_nodes(), **ray_run_config_kwargs)
+    roots: dict[Tier, str | None] = {"artifact": artifact_storage}
+    return build_run_config(
+        request,
+        credentials=credentials,
+        nodes=alive_nodes(),
+        roots=roots,
+        preflight=preflight,
+        **ray_run_config_kwargs,
+    )
 
 
 def tune_run_config(
@@ -138,6 +163,7 @@ def tune_run_config(
     checkpoint_size: int | str | None = None,
     audience: Audience = "cluster",
     tier: Tier | None = None,
+    artifact_storage: str | None = None,
     credentials: str | None = None,
     **ray_run_config_kwargs: Any,
 ) -> ray.tune.RunConfig:
@@ -145,7 +171,10 @@ def tune_run_config(
     from ray_anystorage.tune.run_config import build_tune_run_config
 
     request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
-    return build_tune_run_config(request, credentials=credentials, nodes=alive_nodes(), **ray_run_config_kwargs)
+    roots: dict[Tier, str | None] = {"artifact": artifact_storage}
+    return build_tune_run_config(
+        request, credentials=credentials, nodes=alive_nodes(), roots=roots, **ray_run_config_kwargs
+    )
 
 
 def report(
@@ -188,13 +217,15 @@ def report(
     hand_over(metrics, checkpoint_dir, keep=keep, **ray_report_kwargs)
 
 
-def results(name: str, *, credentials: str | None = None) -> ray.train.Result:
+def results(name: str, *, artifact_storage: str | None = None, credentials: str | None = None) -> ray.train.Result:
     """The result of a Train run that exists, with :class:`ray_anystorage.Checkpoint` objects; needs no Ray cluster.
 
     Parameters
     ----------
     name
         The run's name, or the absolute path or URI of its home.
+    artifact_storage
+        As in :func:`run_config`.
     credentials
         Mode for the bucket. Where ``None``: ``RAY_ANYSTORAGE_CREDENTIALS``, else the safest that works in this process.
 
@@ -210,83 +241,15 @@ def results(name: str, *, credentials: str | None = None) -> ray.train.Result:
     from ray_anystorage.runs import find_run
     from ray_anystorage.train.results import read_results
 
-    return read_results(find_run(name, credentials=credentials))
+    return read_results(find_run(name, credentials=credentials, artifact_storage=artifact_storage))
 
 
-def runtime_env(
-    runtime_env: Mapping[str, Any] | None = None, *, credentials: str | None = None, artifact_storage: str | None = None
-) -> dict[str, Any]:
-    """A ``runtime_env`` for ``ray.init`` or job submission: every process of the job reaches the bucket.
-
-    Parameters
-    ----------
-    runtime_env
-        The job's own; it is kept and merged.
-    credentials
-        As in :func:`run_config`. With ``"env"`` the result holds secret values: hand it to Ray, do not print it.
-    artifact_storage
-        The bucket's URI, where the environment does not say it.
-
-    Raises
-    ------
-    CredentialsError
-        No credentials can be carried in this mode.
-    ConfigClashError
-        The job's own variables say something else.
-    """
-    from ray_anystorage.credentials.choose import merge_runtime_env
-    from ray_anystorage.resolve import site_variables
-
-    roots: dict[Tier, str | None] = {"artifact": artifact_storage}
-    found = survey(credentials=credentials, nodes=alive_nodes(), roots=roots)
-    if found.obstacle is not None:
-        raise found.obstacle
-    granted = found.grant.all_env_vars() if found.grant else {}
-    secret_names = found.grant.secrets.names if found.grant else ()
-    merged: dict[str, Any] = merge_runtime_env(runtime_env, {**dict(site_variables(roots)), **granted}, secret_names)
-    return merged
-
-
-def artifacts_dir(name: str | None = None) -> str:
-    """The folder for TensorBoard logs and common files, on cluster storage; created on demand.
-
-    In a training function it is the run's own; elsewhere that of the run ``name``, or the folder above them all.
-
-    Raises
-    ------
-    InvalidNameError
-        The name is not one path segment.
-    NoStorageError
-        There is no directory that all nodes can be expected to see.
-    TimeoutError
-        The mount does not answer.
-    """
-    if name is not None:
-        check_name(name)
-    root, own = _artifacts_root()
-    directory = os.path.join(root, "artifacts", *(part for part in (name or own,) if part))
-    bounded(lambda: os.makedirs(directory, exist_ok=True), read_settings().call_timeout, what=f"make {directory}")
-    return directory
-
-
-def doctor(*, credentials: str | None = None) -> Report:
+def doctor(*, credentials: str | None = None, artifact_storage: str | None = None) -> Report:
     """Try every tier from this node: what it is, how fast, and what to do about what does not work."""
     from ray_anystorage.diagnosis.node import doctor as examine
 
-    found = survey(credentials=credentials, nodes=alive_nodes())
+    found = survey(credentials=credentials, nodes=alive_nodes(), roots={"artifact": artifact_storage})
     return examine(found.environment, found.grant)
-
-
-def _artifacts_root() -> tuple[str, str | None]:
-    from ray_anystorage.train.inside import current_run
-
-    run = current_run()
-    if run is not None:
-        return run
-    from ray_anystorage.resolve import artifacts_root
-
-    environment = discover()
-    return artifacts_root(environment, None), None
 
 
 def _num_to_keep(ray_arguments: Mapping[str, Any]) -> int | None:

@@ -43,6 +43,34 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketOptions:
+    """How a store wants to be talked to; nothing in it is secret.
+
+    Attributes
+    ----------
+    ca_file
+        Absolute path, the same on every node, of the certificate authorities to trust; the system's where ``None``.
+    addressing
+        Where S3 requests name the bucket: ``"path"`` or ``"virtual"`` (in the host name). Where ``None``: in the path
+        at an endpoint of the store's own, in the host name at the provider's.
+    requester_pays
+        Whether these credentials' account pays for the requests.
+    encryption, kms_key
+        What S3 is asked to encrypt new objects with (``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``) and the key's
+        id or ARN; ``None`` leaves it to the bucket.
+    """
+
+    ca_file: str | None = None
+    addressing: str | None = None
+    requester_pays: bool = False
+    encryption: str | None = None
+    kms_key: str | None = None
+
+
+NO_OPTIONS = BucketOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class BucketAddress:
     """A folder in an object store.
 
@@ -55,6 +83,7 @@ class BucketAddress:
     prefix: str
     region: str | None = None
     endpoint: str | None = None
+    options: BucketOptions = NO_OPTIONS
 
     @property
     def uri(self) -> str:

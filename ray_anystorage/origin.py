@@ -9,9 +9,9 @@ from ray_anystorage.checkpoint.node import Node, current
 from ray_anystorage.checkpoint.opened import Opened
 from ray_anystorage.checkpoint.restore import Sources
 from ray_anystorage.credentials.choose import choose
-from ray_anystorage.discovery.buckets import parse_bucket_uri
+from ray_anystorage.discovery.buckets import address_in, parse_bucket_uri
 from ray_anystorage.errors import RequestError, StaticKeysError
-from ray_anystorage.settings import process_environment, read_settings
+from ray_anystorage.settings import Settings, process_environment, read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.store import Store
 
@@ -80,7 +80,9 @@ def origin_of(place: str) -> Origin:
     return Origin(replace(recipe, address=replace(recipe.address, prefix=prefix)), None, name)
 
 
-def bucket_recipe(uri: str, *, credentials: str | None = None, what: str = "checkpoint") -> BucketRecipe:
+def bucket_recipe(
+    uri: str, *, credentials: str | None = None, what: str = "checkpoint", settings: Settings | None = None
+) -> BucketRecipe:
     """The recipe of a bucket folder, with the credentials that this process finds for it.
 
     Parameters
@@ -90,6 +92,8 @@ def bucket_recipe(uri: str, *, credentials: str | None = None, what: str = "chec
         travels from here.
     what
         Who said the URI, for the error.
+    settings
+        This process's, where they were read already.
 
     Raises
     ------
@@ -99,8 +103,8 @@ def bucket_recipe(uri: str, *, credentials: str | None = None, what: str = "chec
         There are none.
     """
     environ = process_environment()
-    settings = read_settings(environ)
-    address = parse_bucket_uri(uri, region=settings.region, endpoint=settings.endpoint, what=what)
+    settings = settings or read_settings(environ, roots={"artifact": uri})
+    address = address_in(uri, settings, what=what)
     mode = credentials or settings.credentials
     try:
         grant = choose(mode or "auto", address, environ)

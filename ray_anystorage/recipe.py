@@ -89,13 +89,18 @@ class StorageRecipe:
         return f"run {self.name!r}: {where}. {self.why} Credentials: {self.credentials}."
 
 
-def storage_recipe(resolved: Resolved, *, mirrored: tuple[str, ...] = ()) -> StorageRecipe:
-    """Turn what was resolved into the recipe of one run; ``mirrored`` as in :class:`HomeRecipe`."""
+def storage_recipe(
+    resolved: Resolved, *, mirrored: tuple[str, ...] = (), copies_folders: bool = False
+) -> StorageRecipe:
+    """Turn what was resolved into the recipe of one run.
+
+    ``mirrored`` as in :class:`HomeRecipe`, ``copies_folders`` as in :class:`FileSystemRecipe`.
+    """
     plan = resolved.plan
     filesystem: HomeRecipe | FileSystemRecipe
     home: StoreRecipe
     if plan.bucket is not None:
-        filesystem = FileSystemRecipe(address=plan.bucket, env_vars=plan.harmless_env_vars)
+        filesystem = FileSystemRecipe(plan.bucket, plan.harmless_env_vars, copies_folders=copies_folders)
         fs_path = plan.bucket.path
         home = _bucket_recipe(plan.bucket, resolved.grant).child(resolved.name)
     else:

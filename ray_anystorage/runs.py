@@ -76,7 +76,7 @@ class Run:
         return Origin(self.home, self.spill, checkpoint)
 
 
-def find_run(run: str, *, credentials: str | None = None) -> Run:
+def find_run(run: str, *, credentials: str | None = None, artifact_storage: str | None = None) -> Run:
     """Find a run that exists.
 
     Parameters
@@ -85,6 +85,8 @@ def find_run(run: str, *, credentials: str | None = None) -> Run:
         Its name, looked for in every tier; or the absolute path or URI of its home.
     credentials
         Mode for the bucket. Where ``None``: ``RAY_ANYSTORAGE_CREDENTIALS``, else the safest that works here.
+    artifact_storage
+        The bucket folder, where it is another than the environment's.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def find_run(run: str, *, credentials: str | None = None) -> Run:
     CredentialsError, StorageError
         The place that was named cannot be read.
     """
-    settings = read_settings()
+    roots: dict[Tier, str | None] = {"artifact": artifact_storage}
+    settings = read_settings(roots=roots)
     artifact, obstacle = _artifact_folder(settings, credentials)
     path = os.path.expanduser(run.removeprefix("file://"))
     if os.path.isabs(path):
@@ -107,7 +110,8 @@ def find_run(run: str, *, credentials: str | None = None) -> Run:
     else:
         if "/" in run:
             raise RequestError(f"run {run!r}: expected a name, an absolute path, or the URI of a run home")
-        found = _named(check_name(run), settings, survey(run, credentials=artifact.mode if artifact else credentials))
+        mode = artifact.mode if artifact else credentials
+        found = _named(check_name(run), settings, survey(run, credentials=mode, roots=roots))
     return _with_spill(found, artifact, obstacle)
 
 
@@ -117,7 +121,7 @@ def _artifact_folder(settings: Settings, credentials: str | None) -> tuple[Bucke
     if location is None:
         return None, None
     try:
-        return bucket_recipe(location.root, credentials=credentials, what=location.source), None
+        return bucket_recipe(location.root, credentials=credentials, what=location.source, settings=settings), None
     except CredentialsError as error:
         return None, error.message.splitlines()[0]
 

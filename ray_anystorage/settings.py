@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_anystorage.environment import TIERS, Location, Tier
+from ray_anystorage.environment import NO_OPTIONS, TIERS, BucketOptions, Location, Tier
 from ray_anystorage.errors import RequestError, SettingsError
 from ray_anystorage.units import parse_size
 
@@ -27,13 +27,22 @@ DEFAULT_THRESHOLD = 10 * 10**9  # "files over 10 GB" do not belong on NFS, says 
 DEFAULT_PROBE_TIMEOUT = 5.0
 DEFAULT_CALL_TIMEOUT = 60.0
 DEFAULT_CACHE_SHARE = 0.2
+_OF_THE_BUCKET = (
+    "REGION",
+    "ENDPOINT",
+    "CREDENTIALS",
+    "CA_FILE",
+    "ADDRESSING",
+    "REQUESTER_PAYS",
+    "ENCRYPTION",
+    "KMS_KEY",
+)
+_OTHERS = ("THRESHOLD", "PROBE_TIMEOUT", "CALL_TIMEOUT", "CACHE_SHARE")
 _NAMES = (
     *(f"{PREFIX}{tier.upper()}_STORAGE" for tier in TIERS),
-    *(
-        f"{PREFIX}{name}"
-        for name in ("THRESHOLD", "REGION", "ENDPOINT", "CREDENTIALS", "PROBE_TIMEOUT", "CALL_TIMEOUT", "CACHE_SHARE")
-    ),
+    *(f"{PREFIX}{name}" for name in (*_OF_THE_BUCKET, *_OTHERS)),
 )
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,8 @@ class Settings:
         Bytes.
     region, endpoint, credentials
         For the artifact store; ``None`` where nothing was said. ``credentials`` is a mode.
+    options
+        How the artifact store wants to be talked to.
     probe_timeout, call_timeout
         Seconds that looking at one tier, or one call on a mount, may take.
     cache_share
@@ -62,6 +73,7 @@ class Settings:
     region: str | None = None
     endpoint: str | None = None
     credentials: str | None = None
+    options: BucketOptions = NO_OPTIONS
     probe_timeout: float = DEFAULT_PROBE_TIMEOUT
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     cache_share: float = DEFAULT_CACHE_SHARE
@@ -123,6 +135,7 @@ def read_settings(
         region=_region(environ, located.get("artifact")),
         endpoint=_endpoint(environ, located.get("artifact")),
         credentials=get(f"{PREFIX}CREDENTIALS") or None,
+        options=_options(environ, located.get("artifact")),
         probe_timeout=_seconds(environ, "PROBE_TIMEOUT", DEFAULT_PROBE_TIMEOUT),
         call_timeout=_seconds(environ, "CALL_TIMEOUT", DEFAULT_CALL_TIMEOUT),
         cache_share=_share(environ, "CACHE_SHARE", DEFAULT_CACHE_SHARE),
@@ -180,6 +193,32 @@ def _region(environ: Mapping[str, str], artifact: Location | None) -> str | None
 def _endpoint(environ: Mapping[str, str], artifact: Location | None) -> str | None:
     sdk = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if _is_s3(artifact) else ()
     return _first(environ, f"{PREFIX}ENDPOINT", *sdk)
+
+
+def _options(environ: Mapping[str, str], artifact: Location | None) -> BucketOptions:
+    ca_file = _first(environ, f"{PREFIX}CA_FILE", *(("AWS_CA_BUNDLE",) if _is_s3(artifact) else ()))
+    if ca_file and not os.path.isabs(ca_file):
+        raise SettingsError(f"CA file {ca_file!r} is not an absolute path: expected one that is the same on every node")
+    kms_key = environ.get(f"{PREFIX}KMS_KEY") or None
+    encryption = _one_of(environ, "ENCRYPTION", ENCRYPTIONS) or ("aws:kms" if kms_key else None)
+    if kms_key and encryption == "AES256":
+        raise SettingsError(
+            f"{PREFIX}KMS_KEY={kms_key!r} clashes with {PREFIX}ENCRYPTION='AES256', which takes no key: leave one out"
+        )
+    return BucketOptions(
+        ca_file=ca_file,
+        addressing=_one_of(environ, "ADDRESSING", ("path", "virtual")),
+        requester_pays=_one_of(environ, "REQUESTER_PAYS", ("true", "false")) == "true",
+        encryption=encryption,
+        kms_key=kms_key,
+    )
+
+
+def _one_of(environ: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    said = environ.get(f"{PREFIX}{name}")
+    if said and said not in known:
+        raise SettingsError(f"{PREFIX}{name}={said!r}: expected one of {', '.join(map(repr, known))}")
+    return said or None
 
 
 def _is_s3(artifact: Location | None) -> bool:

@@ -16,6 +16,7 @@ from ray_anystorage.policy.request import AUDIENCES, Audience
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes of the cluster; one unless said.")
 @click.option("--audience", type=click.Choice(AUDIENCES), default="cluster", show_default=True, help="Who sees it.")
 @click.option("--tier", type=click.Choice(TIERS), help="Force one of the tiers.")
+@click.option("--artifact-storage", metavar="URI", help="The bucket folder, where the environment names another.")
 @click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def plan(
@@ -25,6 +26,7 @@ def plan(
     nodes: int | None,
     audience: Audience,
     tier: Tier | None,
+    artifact_storage: str | None,
     credentials: str | None,
     as_json: bool,
 ) -> None:
@@ -44,7 +46,7 @@ def plan(
     from ray_anystorage.resolve import search_obstacle, survey
 
     with failures_shown(as_json=as_json):
-        found = survey(name, nodes=nodes, credentials=credentials)
+        found = survey(name, nodes=nodes, credentials=credentials, roots={"artifact": artifact_storage})
         made = api.plan(
             name,
             checkpoint_size=checkpoint_size,

@@ -211,13 +211,15 @@ def _grant(mode: Mode, source: Source, address: BucketAddress, reason: str) -> G
 
 
 def _address_variables(address: BucketAddress, region: str | None) -> dict[str, str]:
-    endpoint = address.endpoint
+    endpoint, ca_file = address.endpoint, address.options.ca_file
     if address.scheme == "gs":
         names = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT", "GOOGLE_BASE_URL")
         return dict.fromkeys(names, endpoint) if endpoint else {}
     variables = dict.fromkeys(("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"), endpoint) if endpoint else {}
     if endpoint and endpoint.lower().startswith("http://"):
         variables["AWS_ALLOW_HTTP"] = "true"
+    if ca_file:
+        variables["AWS_CA_BUNDLE"] = ca_file
     if region is None and not own_endpoint(address):
         region = "us-east-1"  # what every SDK signs with when nothing is said; said, none asks the metadata service
     return variables | (dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), region) if region else {})

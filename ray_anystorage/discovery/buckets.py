@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
-from ray_anystorage.environment import BucketAddress, Location, Place
+from ray_anystorage.environment import NO_OPTIONS, BucketAddress, BucketOptions, Location, Place
 from ray_anystorage.errors import OutsideArtifactFolderError, RequestError
 from ray_anystorage.settings import Settings
 
@@ -19,7 +20,12 @@ _EXPECTED = "expected s3://bucket/folder, gs://bucket/folder or abfss://containe
 
 
 def parse_bucket_uri(
-    uri: str, *, region: str | None = None, endpoint: str | None = None, what: str = "artifact_storage"
+    uri: str,
+    *,
+    region: str | None = None,
+    endpoint: str | None = None,
+    options: BucketOptions = NO_OPTIONS,
+    what: str = "artifact_storage",
 ) -> BucketAddress:
     """Read the URI of a bucket folder into its normal form.
 
@@ -30,14 +36,16 @@ def parse_bucket_uri(
         is understood: ``region``, ``endpoint_override`` and ``scheme``; it comes before the other two arguments.
     region, endpoint
         For the address where the URI does not say them.
+    options
+        How the store wants to be talked to.
     what
         Who said the URI, for the error.
 
     Raises
     ------
     RequestError
-        Another scheme, no bucket, a ``.`` or ``..`` in the folder, an unknown query, or credentials inside the URI. The
-        message never shows what could be one.
+        Another scheme, no bucket, a ``.`` or ``..`` in the folder, an unknown query, credentials inside the URI, or an
+        option that only S3 has for another store. The message never shows what could be a credential.
     """
     scheme, separator, rest = uri.partition("://")
     scheme = scheme.lower() if separator else ""
@@ -57,12 +65,22 @@ def parse_bucket_uri(
     override = said.get("endpoint_override")
     if override and "://" not in override:
         override = f"{said.get('scheme', 'https')}://{override}"
-    return BucketAddress(
+    address = BucketAddress(
         scheme=scheme,
         bucket=bucket,
         prefix="/".join(segments),
         region=said.get("region") or region,
         endpoint=_endpoint(override or endpoint, what),
+        options=options,
+    )
+    _check_options(address, what)
+    return address
+
+
+def address_in(uri: str, settings: Settings, *, what: str) -> BucketAddress:
+    """:func:`parse_bucket_uri` with what the settings say about the store."""
+    return parse_bucket_uri(
+        uri, region=settings.region, endpoint=settings.endpoint, options=settings.options, what=what
     )
 
 
@@ -99,7 +117,7 @@ def look_at_bucket(location: Location, settings: Settings) -> Place:
     RequestError
         The URI cannot be meant, or lies outside the artifact folder of the platform's bucket.
     """
-    address = parse_bucket_uri(location.root, region=settings.region, endpoint=settings.endpoint, what=location.source)
+    address = address_in(location.root, settings, what=location.source)
     require_inside_artifact_folder(address, settings)
     where = f"region {address.region or 'not known'}, " if address.scheme == "s3" else ""
     return Place(
@@ -111,6 +129,26 @@ def look_at_bucket(location: Location, settings: Settings) -> Place:
         description=f"{_NAMES[address.scheme]} bucket folder ({where}endpoint {address.endpoint or 'of the provider'})",
         bucket=address,
     )
+
+
+def _check_options(address: BucketAddress, what: str) -> None:
+    options, endpoint = address.options, address.endpoint
+    only_s3 = {
+        "ADDRESSING": options.addressing,
+        "REQUESTER_PAYS": options.requester_pays,
+        "ENCRYPTION or _KMS_KEY": options.encryption,
+    }
+    for name, value in only_s3.items():
+        if value and address.scheme != "s3":
+            raise RequestError(
+                f"{what}: RAY_ANYSTORAGE_{name} is set ({value}), and {_NAMES[address.scheme]} has nothing like it: it "
+                "is for s3:// alone. Unset it, or choose an s3:// folder"
+            )
+    if endpoint and options.addressing == "virtual" and _is_ip(endpoint):
+        raise RequestError(
+            f"{what}: RAY_ANYSTORAGE_ADDRESSING=virtual puts the bucket's name before the host's, and {endpoint} has "
+            "an IP address there: name the host, or say path"
+        )
 
 
 def _parse_query(query: str, what: str) -> dict[str, str]:
@@ -133,6 +171,14 @@ def _endpoint(endpoint: str | None, what: str) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(f"{what}: endpoint {endpoint!r} is not a URL: expected http(s)://host[:port]")
     return endpoint.rstrip("/")
+
+
+def _is_ip(endpoint: str) -> bool:
+    try:
+        ipaddress.ip_address(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _bucket_of(name_or_uri: str, scheme: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from botocore import exceptions as boto
 from ray_anystorage import errors
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.environment import BucketAddress, Problem
+from ray_anystorage.transfer.s3_client import CaFileError
 
 S3_FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, ValueError)
 
@@ -100,9 +101,14 @@ def explain_s3(error: Exception, attempt: Attempt) -> Problem:
         return no_credentials("the credential process of the profile printed no JSON", attempt)
     if isinstance(error, _NO_CREDENTIALS):
         return no_credentials(str(error), attempt)
+    if isinstance(error, CaFileError):
+        remedy = "Put the file at this path on every node, or correct RAY_ANYSTORAGE_CA_FILE (or AWS_CA_BUNDLE)."
+        return attempt.problem(errors.BucketError, str(error), remedy)
     if isinstance(error, boto.SSLError):
         reason = f"no secure connection: {error}"
-        remedy = "Check that the endpoint speaks https; for a private certificate authority, set AWS_CA_BUNDLE."
+        remedy = (
+            "Check that the endpoint speaks https; for a private certificate authority, set RAY_ANYSTORAGE_CA_FILE."
+        )
         return attempt.problem(errors.BucketError, reason, remedy)
     if isinstance(error, (boto.EndpointConnectionError, boto.ProxyConnectionError, ConnectionError)):
         return not_reachable(str(getattr(error, "kwargs", {}).get("error", error)), attempt)

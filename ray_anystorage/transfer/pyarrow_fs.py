@@ -1,27 +1,34 @@
-"""Native pyarrow file systems for buckets, built on the spot from a recipe that holds no secret.
+"""pyarrow file systems for buckets, built on the spot from a recipe that holds no secret.
 
 Each is a Python subclass of pyarrow's own class that pickles as its recipe: the process that loads it applies the
 recipe's variables first and reads the credentials from its own surroundings. pyarrow's stock classes would pickle keys
-they were given, and forget region, endpoint and references where they were not.
+they were given, and forget region, endpoint and references where they were not. They are native where pyarrow's own
+client can talk to the store as it wants, else they go through this package's store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow
 import pyarrow.fs
 
 from ray_anystorage.credentials.sources import own_endpoint
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import RequestError
 from ray_anystorage.settings import apply_to_process
+from ray_anystorage.transfer.open_store import BucketRecipe
+from ray_anystorage.transfer.retry import Patience
+from ray_anystorage.transfer.s3_client import addressing
+from ray_anystorage.transfer.store_handler import StoreHandler
 
 DEFAULT_REGION = "us-east-1"
 OnDelete = Callable[[str, Callable[[], None]], None]  # gets the path, and what would delete it and no more
+_PYARROW, _PYARROW_WITH_CA_FILE = int(pyarrow.__version__.partition(".")[0]), 20
 _S3_ATTEMPTS = 4  # per request; Ray retries whole files on top
 
 
@@ -36,13 +43,17 @@ class FileSystemRecipe:
     env_vars
         Name and value of every variable that is harmless to print and that the SDK needs.
     connect_timeout, request_timeout
-        Seconds. For S3 the second is how long a request may make no progress; for GCS, how long one is retried.
+        Seconds. For S3 the second is how long a request may make no progress; else, how long one is retried.
+    copies_folders
+        Whether whole folders are copied through it, as Ray Tune does. pyarrow's own client then asks for the bucket
+        and writes a marker at every level above the folder, which the rights to one folder do not allow.
     """
 
     address: BucketAddress
     env_vars: tuple[tuple[str, str], ...] = ()
     connect_timeout: float = 10.0
     request_timeout: float = 60.0
+    copies_folders: bool = False
 
 
 class RecipeS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]
@@ -85,6 +96,24 @@ class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
         return build, (self.recipe,)
 
 
+class StoreFileSystem(pyarrow.fs.PyFileSystem):  # type: ignore[misc]
+    """A file system over this package's own store, for what pyarrow cannot ask of one; pickles as its recipe."""
+
+    def __init__(self, recipe: FileSystemRecipe) -> None:
+        bucket = BucketRecipe(replace(recipe.address, prefix=""), "ambient", "what this process has", recipe.env_vars)
+        super().__init__(StoreHandler(bucket, Patience(give_up_after=recipe.request_timeout)))
+        self.recipe = recipe
+        self.on_delete: OnDelete | None = None
+
+    def delete_dir(self, path: str) -> None:
+        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
+        parent: Any = super()
+        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
+
+    def __reduce__(self) -> tuple[Callable[[FileSystemRecipe], Any], tuple[FileSystemRecipe]]:
+        return build, (self.recipe,)
+
+
 def build(recipe: FileSystemRecipe) -> Any:
     """Apply the recipe's variables to this process and build its ``pyarrow.fs.FileSystem``.
 
@@ -93,11 +122,23 @@ def build(recipe: FileSystemRecipe) -> Any:
     RequestError
         The scheme is neither ``s3`` nor ``gs``.
     """
-    classes = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem}
-    if recipe.address.scheme not in classes:
-        raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(classes)}")
+    native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem}
+    if recipe.address.scheme not in native:
+        raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(native)}")
     apply_to_process(dict(recipe.env_vars))
-    return classes[recipe.address.scheme](recipe)
+    return (native[recipe.address.scheme] if _is_native(recipe) else StoreFileSystem)(recipe)
+
+
+def _is_native(recipe: FileSystemRecipe) -> bool:
+    """Whether pyarrow's own client can ask as this store wants to be asked."""
+    address, options = recipe.address, recipe.address.options
+    if recipe.copies_folders:
+        return False
+    if options.encryption or options.requester_pays:  # it sends no header of ours
+        return False
+    if options.addressing == "path" and address.endpoint is None:  # it has no word for that
+        return False
+    return options.ca_file is None or (address.scheme == "s3" and _PYARROW >= _PYARROW_WITH_CA_FILE)
 
 
 def _deleted(on_delete: OnDelete | None, path: str, plainly: Callable[[], None]) -> None:
@@ -116,6 +157,8 @@ def _s3_arguments(recipe: FileSystemRecipe) -> dict[str, Any]:
         "connect_timeout": recipe.connect_timeout,
         "request_timeout": recipe.request_timeout,
         "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS),
+        "force_virtual_addressing": addressing(recipe.address) == "virtual",
+        **({"tls_ca_file_path": recipe.address.options.ca_file} if recipe.address.options.ca_file else {}),
         **_endpoint_arguments(recipe.address.endpoint),
     }
 

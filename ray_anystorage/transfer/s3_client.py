@@ -7,6 +7,7 @@ key in the driver's environment cannot hide that none was handed on. The process
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import botocore.session
@@ -18,13 +19,14 @@ from botocore.credentials import (
     CredentialResolver,
     Credentials,
 )
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from ray_anystorage.credentials.grant import Grant
-from ray_anystorage.environment import BucketAddress
+from ray_anystorage.environment import BucketAddress, BucketOptions
 
 _ATTEMPTS = 2
 _CONTAINER_VARIABLES = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+_MAKING_OBJECTS = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _NODE_IDENTITY = ("container-role", "iam-role")  # botocore's names for asking the node who it is
 _SESSION_VARIABLES = {
     "profile": "AWS_PROFILE",
@@ -77,13 +79,48 @@ def s3_session(address: BucketAddress, grant: Grant, *, connect_timeout: float, 
     return session
 
 
+class CaFileError(BotoCoreError):  # type: ignore[misc]
+    """The file of certificate authorities cannot be read in this process."""
+
+    fmt = "the CA file {path} cannot be read on this node: {reason}"
+
+
+def read_ca_file(address: BucketAddress) -> bytes | None:
+    """The certificate authorities to trust, as PEM; ``None`` for the system's.
+
+    Raises
+    ------
+    CaFileError
+        The file cannot be read.
+    """
+    path = address.options.ca_file
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CaFileError(path=path, reason=error.strerror) from error
+
+
 def client_of(session: Any, address: BucketAddress) -> Any:
-    """The S3 client of a session; path style where the store has an endpoint of its own."""
-    style = Config(s3={"addressing_style": "path"}) if address.endpoint else None
+    """The S3 client of a session, which asks as the address's options say."""
+    read_ca_file(address)  # botocore would only say that the path is invalid
+    style = (
+        Config(s3={"addressing_style": addressing(address)}) if address.endpoint or address.options.addressing else None
+    )
     region = None if session.get_config_variable("region") or not address.endpoint else "us-east-1"
-    client = session.create_client("s3", region_name=region, endpoint_url=address.endpoint, config=style)
+    client = session.create_client(
+        "s3", region_name=region, endpoint_url=address.endpoint, config=style, verify=address.options.ca_file
+    )
     client.meta.events.register("before-call.s3", _stay_in_region)
+    client.meta.events.register("before-call.s3", partial(_add_headers, address.options))
     return client
+
+
+def addressing(address: BucketAddress) -> str:
+    """Where requests name the bucket: ``"path"`` or ``"virtual"``."""
+    return address.options.addressing or ("path" if address.endpoint else "virtual")
 
 
 def signer(session: Any) -> tuple[str, bool]:
@@ -152,6 +189,17 @@ def _web_identity(session: Any, variables: Mapping[str, str]) -> AssumeRoleWithW
         profile_name="grant",
         disable_env_vars=True,
     )
+
+
+def _add_headers(options: BucketOptions, model: Any, params: dict[str, Any], **_: Any) -> None:
+    """Say to every request who pays, and to each that makes an object how it is encrypted."""
+    said: dict[str, str | None] = {}
+    if options.requester_pays:
+        said["x-amz-request-payer"] = "requester"
+    if model.name in _MAKING_OBJECTS:
+        said["x-amz-server-side-encryption"] = options.encryption
+        said["x-amz-server-side-encryption-aws-kms-key-id"] = options.kms_key
+    params["headers"].update({name: value for name, value in said.items() if value})
 
 
 def _stay_in_region(context: dict[str, Any], **_: Any) -> None:

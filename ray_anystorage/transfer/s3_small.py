@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ray_anystorage.environment import BucketAddress
+from ray_anystorage.environment import BucketAddress, BucketOptions
 from ray_anystorage.transfer.object_store import NO_RETRIES
+from ray_anystorage.transfer.s3_client import addressing, read_ca_file
 from ray_anystorage.transfer.s3_keys import Keys
 
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -27,12 +28,17 @@ def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, 
             "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_AGE,
         }
 
+    ca = read_ca_file(address)
+    virtual = addressing(address) == "virtual"
     return ObstoreS3(
         address.bucket,
         # Not `endpoint`, which a variable of this name in the process would overrule.
-        config={"aws_endpoint_url_s3": _endpoint(address, client.meta.endpoint_url)},
+        config={
+            "aws_endpoint_url_s3": _endpoint(address, client.meta.endpoint_url, virtual),
+            **_asked_for(address.options),
+        },
         region=client.meta.region_name,
-        virtual_hosted_style_request=not address.endpoint,
+        virtual_hosted_style_request=virtual,
         unsigned_payload=secure,
         **({} if secure else {"checksum_algorithm": "SHA256"}),  # not every store compares a payload with its signature
         credential_provider=provide,
@@ -42,12 +48,22 @@ def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, 
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
             "read_timeout": timedelta(seconds=read_timeout),
             "timeout": timedelta(seconds=max(_REQUEST_TIMEOUT, read_timeout)),
+            **({"root_certificate": ca} if ca else {}),
         },
     )
 
 
-def _endpoint(address: BucketAddress, url: str) -> str:
-    if address.endpoint:
+def _asked_for(options: BucketOptions) -> dict[str, Any]:
+    said = {
+        "request_payer": options.requester_pays or None,
+        "server_side_encryption": options.encryption,
+        "sse_kms_key_id": options.kms_key,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _endpoint(address: BucketAddress, url: str, virtual: bool) -> str:
+    if not virtual:
         return url
     scheme, _, host = url.partition("://")
     return f"{scheme}://{address.bucket}.{host}"

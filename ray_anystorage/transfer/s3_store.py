@@ -36,6 +36,7 @@ from ray_anystorage.transfer.store import Limits, Take, below
 Result = TypeVar("Result")
 
 READ_TIMEOUT = 30.0  # seconds between two pieces of an answer
+_NOT_IMPLEMENTED = 501
 _DIRECT_BYTES = PIECE_BYTES + 1  # smaller ranges fit the engine's buffer at once
 
 _PASSING = frozenset(
@@ -227,7 +228,7 @@ class S3Store(ForkedS3):
         metadata = error.response.get("ResponseMetadata", {})
         status = int(metadata.get("HTTPStatusCode", 0))
         code = str(error.response.get("Error", {}).get("Code", ""))
-        if status >= 500 or status in (408, 429) or code in _PASSING:
+        if (status >= 500 and status != _NOT_IMPLEMENTED) or status in (408, 429) or code in _PASSING:
             asked = str(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
             return Transient(
                 self._unavailable(operation, key, str(error)),

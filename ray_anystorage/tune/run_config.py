@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ray.tune import RunConfig
 
+from ray_anystorage.environment import Tier
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.prepare import prepare_home
 from ray_anystorage.policy import Request
@@ -19,7 +21,12 @@ logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below 
 
 
 def build_tune_run_config(
-    request: Request, *, credentials: str | None, nodes: int | None, **ray_arguments: Any
+    request: Request,
+    *,
+    credentials: str | None,
+    nodes: int | None,
+    roots: Mapping[Tier, str | None] | None = None,
+    **ray_arguments: Any,
 ) -> RunConfig:
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.tune_run_config``.
 
@@ -27,8 +34,8 @@ def build_tune_run_config(
     is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
     """
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
-    resolved = resolve(request, credentials=credentials, nodes=nodes, spills=False)
-    recipe = storage_recipe(resolved)
+    resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots, spills=False)
+    recipe = storage_recipe(resolved, copies_folders=True)
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())
     filesystem = recipe.build_filesystem()

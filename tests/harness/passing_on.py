@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,8 +84,11 @@ class PassingOn(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(handler: type[PassingOn], target: str) -> Iterator[str]:
-    """Serve before the endpoint ``target`` for the length of a ``with`` block; gives the URL to talk to."""
+def serving(handler: type[PassingOn], target: str, *, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve before the endpoint ``target`` for the length of a ``with`` block; gives the URL to talk to.
+
+    With ``tls`` the URL is of https, and the address an IP address, which the certificate must name.
+    """
 
     class Handler(handler):  # type: ignore[misc, valid-type]
         store = urlsplit(target).netloc
@@ -96,5 +100,8 @@ def serving(handler: type[PassingOn], target: str) -> Iterator[str]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Say nothing: clients that go away and connections that are cut are what this is for."""
 
-    with running(Server((HOST, 0), Handler)) as url:
-        yield url
+    server = Server((HOST, 0), Handler)
+    if tls is not None:  # the handshake is left to the connection's own thread
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    with running(server) as url:
+        yield url.replace("http://", "https://") if tls is not None else url

@@ -25,7 +25,7 @@ LAYERS = (
     {"checkpoint"},
     {"resolve", "recipe", "origin", "runs"},
     {"train", "tune"},
-    {"api"},
+    {"api", "checkup", "job"},
     {"__init__"},
     {"demo"},
     {"cli"},

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ray_anystorage.discovery.buckets import look_at_bucket, parse_bucket_uri
-from ray_anystorage.environment import BucketAddress, Place
+from ray_anystorage.environment import BucketAddress, BucketOptions, Place
 from ray_anystorage.errors import OutsideArtifactFolderError, RequestError
 from ray_anystorage.settings import read_settings
 
@@ -95,3 +95,21 @@ def test_artifact_folder_and_foreign_buckets_are_allowed() -> None:
 def test_platforms_bucket_without_an_artifact_folder_is_refused() -> None:
     with pytest.raises(OutsideArtifactFolderError, match="ANYSCALE_ARTIFACT_STORAGE"):
         look_at_artifact("s3://plat/x", ANYSCALE_CLOUD_STORAGE_BUCKET="plat")
+
+
+@pytest.mark.parametrize("options", [BucketOptions(addressing="path"), BucketOptions(requester_pays=True),
+                                     BucketOptions(encryption="aws:kms")])  # fmt: skip
+def test_what_only_s3_has_is_refused_for_other_stores(options: BucketOptions) -> None:
+    assert parse_bucket_uri("s3://bucket/x", options=options).options == options
+    for uri in ("gs://bucket/x", "abfss://box@acc.dfs.core.windows.net/x"):
+        with pytest.raises(RequestError, match=r"is set .*for s3:// alone"):
+            parse_bucket_uri(uri, options=options)
+        assert parse_bucket_uri(uri, options=BucketOptions(ca_file="/ca.pem")).options.ca_file == "/ca.pem"
+
+
+def test_an_address_has_no_bucket_before_it() -> None:
+    virtual = BucketOptions(addressing="virtual")
+    for endpoint in ("http://10.0.0.1:9000", "https://[::1]:9000"):
+        with pytest.raises(RequestError, match="IP address"):
+            parse_bucket_uri("s3://bucket/x", endpoint=endpoint, options=virtual)
+    assert parse_bucket_uri("s3://bucket/x", endpoint="http://store:9000", options=virtual).options == virtual

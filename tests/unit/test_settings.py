@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_anystorage.environment import TIERS, Location, Tier
+from ray_anystorage.environment import TIERS, BucketOptions, Location, Tier
 from ray_anystorage.errors import InvalidSizeError, RequestError, SettingsError
 from ray_anystorage.settings import DEFAULT_MOUNTS, Settings, read_settings
 
@@ -155,3 +155,30 @@ def test_bad_threshold() -> None:
 def test_every_bad_value_is_also_a_value_error() -> None:
     assert issubclass(SettingsError, ValueError)
     assert issubclass(RequestError, ValueError)
+
+
+def test_how_the_store_wants_to_be_asked() -> None:
+    assert read_settings({}).options == BucketOptions()
+    said = {"CA_FILE": "/etc/ca.pem", "ADDRESSING": "virtual", "REQUESTER_PAYS": "true", "ENCRYPTION": "aws:kms:dsse"}
+    environ = {f"RAY_ANYSTORAGE_{name}": value for name, value in said.items()}
+    wanted = BucketOptions("/etc/ca.pem", "virtual", True, "aws:kms:dsse", None)
+    assert read_settings(environ | {"AWS_CA_BUNDLE": "/other"}).options == wanted
+    assert read_settings({"RAY_ANYSTORAGE_KMS_KEY": "k"}).options == BucketOptions(encryption="aws:kms", kms_key="k")
+    assert read_settings({"AWS_CA_BUNDLE": "/other"}).options.ca_file == "/other"
+    assert read_settings({"AWS_CA_BUNDLE": "/other"}, roots={"artifact": "gs://x"}).options.ca_file is None
+    assert read_settings({"RAY_ANYSTORAGE_REQUESTER_PAYS": "false"}).options.requester_pays is False
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"CA_FILE": "ca.pem"}, "'ca.pem' is not an absolute path"),
+        ({"ADDRESSING": "host"}, "ADDRESSING='host': expected one of 'path', 'virtual'"),
+        ({"REQUESTER_PAYS": "yes"}, "REQUESTER_PAYS='yes': expected one of 'true', 'false'"),
+        ({"ENCRYPTION": "kms"}, "ENCRYPTION='kms': expected one of 'AES256', 'aws:kms', 'aws:kms:dsse'"),
+        ({"ENCRYPTION": "AES256", "KMS_KEY": "k"}, "KMS_KEY='k' clashes with RAY_ANYSTORAGE_ENCRYPTION='AES256'"),
+    ],
+)
+def test_what_a_store_cannot_be_asked(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        read_settings({f"RAY_ANYSTORAGE_{name}": value for name, value in environ.items()})
