@@ -12,7 +12,7 @@ from functools import partial
 
 from ray_anystorage.errors import DigestMismatchError
 from ray_anystorage.transfer.damage import Suspicion
-from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, ChunkHasher, chunk_count, file_digest
+from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, file_digest
 from ray_anystorage.transfer.disk import preallocate, sync_directory
 from ray_anystorage.transfer.files import Incoming, Part
 from ray_anystorage.transfer.pace import Stride
@@ -73,7 +73,7 @@ class _File:
     def fetch(self, part: Part, stride: Stride) -> None:
         """Fetch, verify and write one range; the one that ends last gives the file its name."""
         descriptor = self._opened()
-        with self._session.buffer(PIECE_BYTES) as scratch:
+        with self._session.buffer(self._session.store.limits.piece_bytes) as scratch:
             transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch))
             if part.size:
                 stride.took(part.size, self._session.persist(transfer.fetch))
@@ -95,8 +95,7 @@ class _File:
     def _opened(self) -> int:
         with self._lock:
             if self._descriptor < 0:
-                os.makedirs(os.path.dirname(self._temporary) or ".", exist_ok=True)
-                self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                self._descriptor = _create(self._temporary)
                 if self.file.size > CHUNK_BYTES:
                     preallocate(self._descriptor, self.file.size)
             return self._descriptor
@@ -145,7 +144,7 @@ class _Range:
         digests = self._hasher.update(piece)
         _write(self._descriptor, piece, self._at)
         self._at += len(piece)
-        if self._part.size > PIECE_BYTES:
+        if self._part.size > len(self._scratch):
             self._session.budget.moved(len(piece) / CHUNK_BYTES)
         self._compare(digests)
 
@@ -169,6 +168,15 @@ def mismatch(session: Session, file: Incoming, what: str) -> DigestMismatchError
         tried=f"fetch it to {file.target} and compare digests",
         remedy="restore an older checkpoint, or store this one again from a good copy",
     )
+
+
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o666)
 
 
 def _write(descriptor: int, view: memoryview, offset: int) -> None:

@@ -27,6 +27,7 @@ from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
 
 _TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
 _IS_TEMPORARY = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}\.part")  # a user's file may begin like one
+_PIECE_BYTES = 1 << 20  # nothing has to be waited for, and each piece is a turn that threads take with each other
 _REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
 
 
@@ -45,7 +46,7 @@ class PosixStore:
 
     def __init__(self, root: str, *, requests: int = _REQUESTS, wrote_back: Callable[[], None] = lambda: None) -> None:
         self.root = os.path.abspath(root)
-        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True)
+        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES)
         self.counters = Counters()
         self.wrote_back = wrote_back
         self._unsettled: set[str] = set()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ray_anystorage.errors import RequestError
-from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
+from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, BytesLike
 
 Take = Callable[[memoryview], None]  # what it is given is good until it returns
 
@@ -34,12 +34,15 @@ class Limits:
         Requests at once that still help.
     in_pieces
         Whether the bytes of a part may come by several calls of ``Upload.part``, so that nobody holds all of them.
+    piece_bytes
+        How much is read, hashed and written at a time.
     """
 
     single_bytes: int = CHUNK_BYTES
     max_parts: int = 10_000
     requests: int = 64
     in_pieces: bool = False
+    piece_bytes: int = PIECE_BYTES
 
 
 class Upload(Protocol):

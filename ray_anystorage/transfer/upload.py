@@ -13,7 +13,7 @@ from functools import partial
 
 from ray_anystorage.errors import SourceChangedError, StorageError, StoreUnavailableError
 from ray_anystorage.transfer.budget import Cancel
-from ray_anystorage.transfer.digest import PIECE_BYTES, ChunkHasher, chunks_of, chunks_of_file, file_digest
+from ray_anystorage.transfer.digest import ChunkHasher, chunks_of, chunks_of_file, file_digest
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.session import Session
@@ -62,7 +62,7 @@ class Sending:
         # Only one buffer size per call: whatever one file lets go of, the next can take.
         block = max((part.size for file in files for part in file.parts), default=0)
         if self._session.store.limits.in_pieces:
-            block = PIECE_BYTES
+            block = self._session.store.limits.piece_bytes
         for file in files:
             if file.file.size <= self._session.store.limits.single_bytes:
                 yield partial(file.send_whole, block)
