@@ -26,6 +26,7 @@ from ray_anystorage.errors.checkpoints import (
 from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, NodePreflightError
 from ray_anystorage.errors.requests import (
     ConfigClashError,
+    CredentialsAgentError,
     CredentialsError,
     CredentialsNotFoundError,
     DemoError,
@@ -84,6 +85,7 @@ __all__ = [
     "CheckpointSaveError",
     "ClusterNotReachedError",
     "ConfigClashError",
+    "CredentialsAgentError",
     "CredentialsError",
     "CredentialsNotFoundError",
     "DemoError",

@@ -85,6 +85,10 @@ class CredentialsNotFoundError(CredentialsError):
     """No source of credentials was found."""
 
 
+class CredentialsAgentError(CredentialsError):
+    """The agent that gives a run its credentials on a node cannot be had there."""
+
+
 class UnsupportedStoreError(CredentialsError):
     """Runs cannot live in this kind of bucket, whatever the credentials."""
 

@@ -1,0 +1,267 @@
+"""Sources that a broker asks, and how it keeps their lease fresh: real callables, files, profiles and clocks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_anystorage.credentials.broker import Broker, broker_of, own_broker
+from ray_anystorage.credentials.lease import Lease
+from ray_anystorage.credentials.providers import BotocoreSource, Callback, GoogleFile, StaticKeys, renew_in
+from ray_anystorage.credentials.redact import Secrets
+from ray_anystorage.errors import CredentialsError
+from tests.harness.waiting import wait_until
+
+SECRET, TOKEN = "planted/Secret+Value", "plantedSessionToken"
+LATER = datetime(2099, 1, 1, tzinfo=timezone.utc)
+VALUES = {"AccessKeyId": "AKPLANTED", "SecretAccessKey": SECRET, "Token": TOKEN}
+
+
+def values(lease: Lease) -> dict[str, str]:
+    return lease.values.reveal()
+
+
+# --- leases -----------------------------------------------------------------------------------------
+
+
+def test_a_lease_neither_prints_nor_pickles_but_can_be_sent() -> None:
+    lease = Lease("aws", Secrets(VALUES), 4070908800.0)
+    assert not any(value in repr(lease) + str(lease) for value in VALUES.values())
+    with pytest.raises(TypeError, match="never pickled"):
+        pickle.dumps(lease)
+    again = Lease.from_message(pickle.loads(pickle.dumps(lease.to_message())))
+    assert (values(again), again) == (VALUES, lease)
+    assert json.loads(lease.document())["Expiration"] == "2099-01-01T00:00:00Z"
+
+
+def test_it_is_asked_for_again_when_half_of_it_is_over_and_each_minute() -> None:
+    for left, expected in ((15.0, 7.5), (3600.0, 60.0), (0.1, 0.5)):
+        assert renew_in(Lease("aws", Secrets(VALUES), time.time() + left)) == pytest.approx(expected, abs=0.1)
+    assert renew_in(Lease("aws", Secrets(VALUES))) == 60.0
+
+
+# --- a user's callable ------------------------------------------------------------------------------
+
+OBSTORE = {"access_key_id": "AKPLANTED", "secret_access_key": SECRET, "token": TOKEN}
+STS = {"AccessKeyId": "AKPLANTED", "SecretAccessKey": SECRET, "SessionToken": TOKEN}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expires_at"),
+    [
+        ({**OBSTORE, "expires_at": LATER}, LATER.timestamp()),
+        ({**OBSTORE, "expires_at": LATER.timestamp()}, LATER.timestamp()),
+        ({**OBSTORE, "expires_at": None}, None),
+        (OBSTORE, None),
+        ({**STS, "Expiration": LATER}, LATER.timestamp()),
+        ({**STS, "Expiration": "2099-01-01T00:00:00Z"}, LATER.timestamp()),
+        ({**VALUES, "Expiration": "2099-01-01T01:00:00+01:00"}, LATER.timestamp()),
+    ],
+)
+def test_a_callable_answers_in_the_words_of_obstore_or_of_aws(answer: dict[str, Any], expires_at: float | None) -> None:
+    lease = Callback(lambda: answer).lease()
+    assert (values(lease), lease.expires_at) == (VALUES, expires_at)
+
+
+def test_a_callable_may_give_googles_file() -> None:
+    content = {"type": "service_account", "private_key": SECRET}
+    assert json.loads(Callback(lambda: content).lease().files()["google.json"]) == content
+
+
+WRONG = {
+    "no secret_access_key; there is access_key_id": {"access_key_id": "AKPLANTED"},
+    "no SecretAccessKey; there is AccessKeyId": {"AccessKeyId": "AKPLANTED"},
+    "no access_key_id; there is nothing": {},
+    "a int as secret_access_key": {**OBSTORE, "secret_access_key": 17},
+    "a expires_at that is not an ISO 8601 time": {**OBSTORE, "expires_at": SECRET},
+    "expires_at without a time zone": {**OBSTORE, "expires_at": datetime(2099, 1, 1)},
+    "a list as expires_at": {**OBSTORE, "expires_at": [SECRET]},
+    "credentials that have expired": {**OBSTORE, "expires_at": 1000.0},
+    "a str$": f"{SECRET}",
+    "gives no service_account": {"type": "external_account", "x": SECRET},
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_what_is_wrong_with_an_answer_is_said_without_its_values(what: str) -> None:
+    def my_credentials() -> Any:
+        return WRONG[what]
+
+    with pytest.raises(CredentialsError, match=what.rstrip("$")) as caught:
+        Callback(my_credentials).lease()
+    assert "my_credentials" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_what_a_callable_raises_is_its_cause_and_not_quoted() -> None:
+    def broken() -> Any:
+        raise RuntimeError(f"refused {SECRET}")
+
+    with pytest.raises(CredentialsError, match="broken raised RuntimeError") as caught:
+        Callback(broken).lease()
+    assert SECRET not in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+# --- files and profiles -----------------------------------------------------------------------------
+
+
+def test_a_google_file_is_read_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    source = GoogleFile(str(path), "service_account file")
+    with pytest.raises(CredentialsError, match="No such file"):
+        source.lease()
+    path.write_text(f'{{"type": "authorized_user", "secret": "{SECRET}"')
+    with pytest.raises(CredentialsError, match="is not JSON") as caught:
+        source.lease()
+    assert caught.value.__cause__ is None
+    for secret in ("first", "second"):
+        path.write_text(json.dumps({"type": "authorized_user", "secret": secret}))
+        assert json.loads(values(source.lease())["document"])["secret"] == secret
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], BotocoreSource]:
+    """Writes an AWS config file and gives the source of its profile ``team``; other keys are in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    def write(text: str) -> BotocoreSource:
+        (tmp_path / "config").write_text(f"[profile team]\n{text}\n")
+        empty = tmp_path / "empty"
+        empty.touch()
+        variables = {
+            "AWS_PROFILE": "team",
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(empty),
+        }
+        return BotocoreSource(variables, "profile 'team'")
+
+    return write
+
+
+def test_the_keys_of_a_profile_are_read_each_time(profiles: Callable[[str], BotocoreSource]) -> None:
+    for secret in ("first", "second"):
+        source = profiles(f"aws_access_key_id = A\naws_secret_access_key = {secret}")
+        lease = source.lease()
+        assert (values(lease)["SecretAccessKey"], lease.expires_at) == (secret, None)
+    profiles("region = eu-west-1")
+    with pytest.raises(CredentialsError, match="profile 'team' holds no credentials"):
+        source.lease()
+
+
+def test_a_credential_process_is_run_again_before_its_keys_end(
+    profiles: Callable[[str], BotocoreSource], tmp_path: Path
+) -> None:
+    script, count = tmp_path / "process.py", tmp_path / "count"
+    script.write_text(f"""
+import datetime, json, pathlib
+count = pathlib.Path({str(count)!r})
+count.write_text((count.read_text() if count.exists() else "") + "x")
+end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=30)
+print(json.dumps({{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "s" + count.read_text(),
+                  "SessionToken": "t", "Expiration": end.isoformat()}}))
+""")
+    source = profiles(f"credential_process = {sys.executable} {script}")
+    first, second = source.lease(), source.lease()
+    assert len(values(second)["SecretAccessKey"]) > len(values(first)["SecretAccessKey"])
+    assert 25 < second.seconds_left() <= 30
+
+
+def test_a_login_that_ended_says_so(
+    profiles: Callable[[str], BotocoreSource], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = profiles(
+        "sso_start_url = https://corp.awsapps.com/start\nsso_region = eu-west-1\nsso_account_id = 1\nsso_role_name = r"
+    )
+    with pytest.raises(CredentialsError, match=r"profile 'team' gives no credentials: .*SSO"):
+        source.lease()
+
+
+# --- brokers ----------------------------------------------------------------------------------------
+
+
+def made(lifetime: float) -> tuple[list[int], Callable[[], dict[str, Any]]]:
+    """How often it was asked, and a source whose keys are numbered."""
+    asked: list[int] = []
+
+    def source() -> dict[str, Any]:
+        asked.append(len(asked))
+        end = datetime.now(timezone.utc) + timedelta(seconds=lifetime)
+        return {"access_key_id": "A", "secret_access_key": f"secret-{asked[-1]}", "expires_at": end}
+
+    return asked, source
+
+
+def test_a_lease_is_kept_fresh_and_handed_on_before_it_ends() -> None:
+    asked, source = made(lifetime=1.2)
+    broker, taken = Broker(Callback(source)), []
+    stop = broker.hand_to(lambda lease: taken.append((time.time(), lease)))
+    broker.serve_here()
+    wait_until(lambda: len(taken) >= 4, 10, "three renewals")
+    for (_, old), (at, _) in itertools.pairwise(taken):
+        assert old.expires_at is not None
+        assert at < old.expires_at, "it came too late"
+    stop()
+    count = len(taken)
+    wait_until(lambda: len(asked) >= count + 2, 10, "two more renewals")
+    assert len(taken) == count
+
+
+def test_a_source_that_fails_is_asked_again_and_what_there_is_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    _, good = made(lifetime=3.0)
+    fails: list[int] = []
+
+    def source() -> dict[str, Any]:
+        if fails and len(fails) < 3:
+            fails.append(1)
+            raise ConnectionError("refused secret-0")
+        return good()
+
+    broker, taken = Broker(Callback(source)), []
+    broker.hand_to(taken.append)
+    broker.serve_here()
+    fails.append(1)
+    wait_until(lambda: len(taken) == 2, 10, "the source is back")
+    assert len(fails) == 3
+    (warning, *_) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "could not be renewed: the callable" in warning
+    assert "raised ConnectionError; they hold for another" in warning
+    assert "secret-0" not in caplog.text
+
+
+def test_a_source_that_fails_for_good_is_an_error_once_its_keys_have_ended(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [{"access_key_id": "A", "secret_access_key": SECRET, "expires_at": time.time() + 0.3}]
+    broker = Broker(Callback(lambda: answers.pop()))
+    lease = broker.lease()
+    wait_until(lambda: lease.seconds_left() <= 0, 5, "the keys have ended")
+    wait_until(lambda: time.time() > broker._due, 5, "the source is asked again")
+    with pytest.raises(CredentialsError, match="raised IndexError"):
+        broker.lease()
+    assert "they have expired" in caplog.text
+
+
+def test_one_source_has_one_broker() -> None:
+    _, source = made(60)
+    broker = broker_of(Callback(source))
+    assert broker_of(Callback(source)) is broker
+    keys = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "b"}
+    static = broker_of(StaticKeys(Secrets(keys), "keys"))
+    assert broker_of(StaticKeys(Secrets(keys), "keys")) is static
+    assert broker_of(StaticKeys(Secrets({**keys, "AWS_SECRET_ACCESS_KEY": "c"}), "keys")) is not static
+    assert own_broker(broker.address.variables("aws")) is broker
+    assert own_broker(static.address.variables("aws")) is static
+    assert own_broker({}) is None
+    assert "planted" not in repr(vars(broker.provider))
