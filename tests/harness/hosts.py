@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_anystorage.testing.s3_server import S3Server, running_s3
+from tests.harness.host_driver import Driver, children
 from tests.harness.mounts import cannot
 from tests.harness.ray_cluster import _STARTED, clean_environment
 
@@ -92,25 +92,18 @@ class Host:
         command = self.command("bash", "-ec", script, "bash", *arguments)
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout
 
-    def start_driver(self, script: str, *arguments: str, env: Mapping[str, str] | None = None) -> Driver:
+    def driver(self, script: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Driver:
         """Start a Python driver of the Ray cluster in the host, with ``env`` added to a clean environment."""
-        output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the driver's
-        process = subprocess.Popen(
-            self.command(sys.executable, "-c", script, *arguments),
-            env=clean_environment({**_RAY, "RAY_ADDRESS": self.ray_address, "HOME": "/tmp", **(env or {})}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        return Driver(process, output, time.monotonic())
-
-    def run_driver(
-        self, script: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 100
-    ) -> Driver:
-        """Run a Python driver in the host until it ends."""
-        driver = self.start_driver(script, *arguments, env=env)
-        driver.wait(timeout)
-        return driver
+        log = self.files / f"driver-{time.monotonic_ns()}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                self.command(sys.executable, str(script), *arguments),
+                env=clean_environment({**_RAY, "RAY_ADDRESS": self.ray_address, "HOME": "/tmp", **(env or {})}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        return Driver(process, log)
 
     def start_ray(self) -> subprocess.Popen[str]:
         """Begin to start the host's Ray node; :func:`_wait_for_ray` waits for it."""
@@ -150,7 +143,7 @@ class Host:
         try:
             yield
         finally:
-            self.shell(f"ip neigh del {address} dev eth0")
+            self._undo(f"ip neigh del {address} dev eth0")
 
     @contextlib.contextmanager
     def covered(self, path: str, by: str) -> Iterator[None]:
@@ -159,7 +152,7 @@ class Host:
         try:
             yield
         finally:
-            self.shell('umount -l "$1"', path)
+            self._undo('umount -l "$1"', path)
 
     @contextlib.contextmanager
     def unmounted(self) -> Iterator[None]:
@@ -168,7 +161,7 @@ class Host:
         try:
             yield
         finally:
-            self.shell(f"mkdir -p {CLUSTER}; mount --bind /tmp/aside {CLUSTER}; umount -l /tmp/aside")
+            self._undo(f"mkdir -p {CLUSTER}; mount --bind /tmp/aside {CLUSTER}; umount -l /tmp/aside")
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
@@ -177,45 +170,24 @@ class Host:
         try:
             yield
         finally:
-            self.shell(f"mount -o remount,bind,rw {CLUSTER}")
+            self._undo(f"mount -o remount,bind,rw {CLUSTER}")
 
-
-@dataclass(slots=True)
-class Driver:
-    """A driver in a host, and all that it and, through Ray, its workers print."""
-
-    process: subprocess.Popen[bytes]
-    _output: tempfile._TemporaryFileWrapper[str]  # type: ignore[name-defined]
-    _began: float
-    seconds: float = 0.0
-
-    def wait(self, timeout: float = 100) -> int:
-        """Wait until it ends, and return how; ``seconds`` then has how long it ran."""
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Have the host see cluster storage as it is, and find no room there for a byte of its own."""
+        self.shell(
+            "mkdir -p /tmp/full; mount -t tmpfs -o size=64k anylab /tmp/full; mkdir /tmp/full/upper /tmp/full/work; "
+            f"mount -t overlay -o lowerdir={CLUSTER},upperdir=/tmp/full/upper,workdir=/tmp/full/work anylab {CLUSTER}; "
+            "dd if=/dev/zero of=/tmp/full/rest bs=4k 2>/dev/null || true"
+        )
         try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the driver did not end in {timeout} s: {self.output()[-6000:]}") from None
-        self.seconds = time.monotonic() - self._began
-        return code
+            yield
+        finally:
+            self._undo(f"umount -l {CLUSTER}; umount -l /tmp/full")
 
-    def kill(self) -> None:
-        """End the driver at once, as ``kill -9`` does."""
-        for child in _children(self.process.pid):
-            os.kill(child, signal.SIGKILL)
-        self.process.wait()
-
-    def output(self) -> str:
-        """What was printed so far."""
-        with open(f"/proc/self/fd/{self._output.fileno()}", errors="replace") as again:
-            return again.read()
-
-    def result(self) -> dict[str, object]:
-        """What it printed after ``RESULT``, which is JSON."""
-        assert self.process.returncode == 0, self.output()[-8000:]
-        lines = [line for line in self.output().splitlines() if line.startswith("RESULT ")]
-        found: dict[str, object] = json.loads(lines[-1].removeprefix("RESULT "))
-        return found
+    def _undo(self, script: str, *arguments: str) -> None:
+        if self._outer.poll() is None:
+            self.shell(script, *arguments)
 
 
 @dataclass(slots=True)
@@ -276,7 +248,7 @@ class Lab:
     def _boot(self, number: int, disk: str) -> Host:
         name, link = f"{self.bridge}-{number}", f"{self.bridge}.{number}"
         files = self.directory / name
-        files.mkdir(mode=0o777)
+        files.mkdir()
         files.chmod(0o1777)
         kept = dict.fromkeys(str(path) for path in (_ROOT, Path(sys.prefix), Path(sys.base_prefix)))
         outer = subprocess.Popen(
@@ -288,7 +260,7 @@ class Lab:
         assert outer.stderr is not None
         if outer.stdout.readline() != "up\n":
             cannot(f"this machine does not let root make a host: {outer.stderr.read().strip()}")
-        (init,) = _children(outer.pid)
+        (init,) = children(outer.pid)
         address = str(self.network[number])
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(init))
         _run("ip", "link", "set", link, "master", self.bridge, "up")
@@ -323,7 +295,7 @@ def lab(count: int) -> Iterator[Lab]:
 def _bridged(bridge: str, stack: contextlib.ExitStack) -> ipaddress.IPv4Network:
     """Make a bridge with an address in a private network that this machine has no route into."""
     routes = [word for word in _run("ip", "-4", "route", "show", "table", "all").split() if "/" in word]
-    taken = [ipaddress.IPv4Network(route) for route in routes]
+    taken = [ipaddress.IPv4Network(route, strict=False) for route in routes]
     numbers = range(os.getpid() % 9000, 16000)  # another session takes another one
     candidates = (ipaddress.IPv4Network((f"10.{64 + n // 256}.{n % 256}.0", 24)) for n in numbers)
     network = next(candidate for candidate in candidates if not any(candidate.overlaps(other) for other in taken))
@@ -347,10 +319,6 @@ def _wait_for_ray(host: Host, process: subprocess.Popen[str], timeout: float = 6
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"ray start did not come up on host {host.number}: {log.read_text()[-3000:]}")
         time.sleep(0.05)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _run(*command: str) -> str:
