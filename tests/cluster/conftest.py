@@ -1,4 +1,4 @@
-"""Fixtures: three hosts with a Ray cluster over them, for the whole session."""
+"""Fixtures: three hosts with a Ray cluster over them, for all tests of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.harness import hosts
 from tests.harness.hosts import Lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_lab() -> Iterator[Lab]:
     """The start takes some 15 s, so it serves all tests; a host that one of them powers off is started again."""
     with hosts.lab(3) as lab:

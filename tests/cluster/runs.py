@@ -28,12 +28,15 @@ class Run:
         The bucket of the site's artifact folder; ``None`` where the site has none.
     in_bucket
         Whether the run home is there; else it is on cluster storage.
+    credentials
+        The mode in which the run gets the driver's keys.
     """
 
     lab: Lab
     name: str
     bucket: str | None = None
     in_bucket: bool = False
+    credentials: str = "env"
 
     @property
     def env(self) -> dict[str, str]:
@@ -46,7 +49,7 @@ class Run:
             "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{self.bucket}/{FOLDER}",
             "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
             "RAY_ANYSTORAGE_REGION": server.region,
-            "RAY_ANYSTORAGE_CREDENTIALS": "env",
+            "RAY_ANYSTORAGE_CREDENTIALS": self.credentials,
             "AWS_ACCESS_KEY_ID": server.access_key,
             "AWS_SECRET_ACCESS_KEY": server.secret_key,
         }

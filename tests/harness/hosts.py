@@ -36,6 +36,8 @@ _RAY = {
     "RAY_health_check_period_ms": "1000",  # a host that lost its power is noticed in 3 s, not in 15
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    # A run that may grow and shrink asks for a host that is gone for up to 20 s more, and then waits for it so long.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less per run, on a machine that has few cores
 }
 # The first process of a host. It reaps what is orphaned, and ends with its standard input: with whoever started it.
