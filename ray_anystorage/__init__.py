@@ -13,7 +13,8 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
-    from ray_anystorage.api import discover, doctor, plan, report, results, run_config, tune_run_config
+    from ray_anystorage.api import discover, plan, report, results, run_config, tune_run_config
+    from ray_anystorage.checkup import doctor
     from ray_anystorage.estimate import estimate_checkpoint_size
     from ray_anystorage.job import artifacts_dir, runtime_env
     from ray_anystorage.train.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ _HOME_OF = {
     "Checkpoint": "train.checkpoint",
     "artifacts_dir": "job",
     "discover": "api",
-    "doctor": "api",
+    "doctor": "checkup",
     "plan": "api",
     "report": "api",
     "results": "api",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import ray.train
     import ray.tune
 
-    from ray_anystorage.diagnosis.report import Report
-
 
 def discover(
     name: str | None = None,
@@ -242,14 +240,6 @@ def results(name: str, *, artifact_storage: str | None = None, credentials: str 
     from ray_anystorage.train.results import read_results
 
     return read_results(find_run(name, credentials=credentials, artifact_storage=artifact_storage))
-
-
-def doctor(*, credentials: str | None = None, artifact_storage: str | None = None) -> Report:
-    """Try every tier from this node: what it is, how fast, and what to do about what does not work."""
-    from ray_anystorage.diagnosis.node import doctor as examine
-
-    found = survey(credentials=credentials, nodes=alive_nodes(), roots={"artifact": artifact_storage})
-    return examine(found.environment, found.grant)
 
 
 def _num_to_keep(ray_arguments: Mapping[str, Any]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,7 +16,7 @@ from ray_anystorage.diagnosis.report import Report, TierReport
 from ray_anystorage.environment import Problem
 from ray_anystorage.units import format_size
 
-_STYLES = {"ok": "green", "limited": "yellow", "fails": "red", "none": "dim"}
+_STYLES = {"ok": "green", "limited": "yellow", "differs": "yellow", "fails": "red", "none": "dim"}
 _ROW = "{tier:<10}{state:<8}{latency:>9}{small:>16}{write:>13}{read:>13}{free:>10}"
 _HEADER = {"latency": "Latency", "small": "Small files", "write": "Write", "read": "Read", "free": "Free"}
 _MEASURES = {"latency": "latency", "small": "small files", "write": "write", "read": "read"}
@@ -25,7 +25,7 @@ _MEASURES = {"latency": "latency", "small": "small files", "write": "write", "re
 def show_report(report: Report) -> None:
     """Show what the doctor found, each failure with its remedy below."""
     out = console()
-    out.print(_tiers(report.tiers), soft_wrap=True)
+    out.print(tier_lines(report.tiers), soft_wrap=True)
     out.print()
     for tier in report.tiers:
         if tier.place.bucket is not None and tier.checks:
@@ -58,11 +58,15 @@ def show_checkpoints(outcomes: Iterable[RunOutcome]) -> None:
         out.print()
 
 
-def _tiers(tiers: Iterable[TierReport]) -> Text:
-    """Two lines for each tier: what was measured, and where and what it is, with the whole path."""
+def tier_lines(tiers: Iterable[TierReport], *, elsewhere: Collection[str] = ()) -> Text:
+    """Two lines for each tier: what was measured, and where and what it is, with the whole path.
+
+    ``elsewhere`` names tiers that are other places on these nodes than on most.
+    """
     lines = [Text(_ROW.format(tier="Tier", state="State", **_HEADER), style="bold")]
     for tier in tiers:
         space, state = tier.place.space, _state_of(tier)
+        state = "differs" if state == "ok" and tier.place.tier in elsewhere else state
         free = format_size(space.free_bytes) if space and space.free_bytes is not None else "-"
         measured = {column: _measured(tier.checks, name) for column, name in _MEASURES.items()}
         row = Text(_ROW.format(tier=tier.place.tier, state=state, free=free, **measured))
@@ -112,8 +116,7 @@ def _measured(checks: Iterable[Check], name: str) -> str:
 
 
 def _problems(tiers: Iterable[TierReport]) -> list[Problem]:
-    every = [problem for tier in tiers for problem in (tier.place.problem, *(check.problem for check in tier.checks))]
-    return list(dict.fromkeys(problem for problem in every if problem is not None))
+    return list(dict.fromkeys(problem for tier in tiers for problem in tier.problems))
 
 
 def _show_verdict(out: Console, report: Report) -> None:

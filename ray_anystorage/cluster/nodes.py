@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+NODE_TIMEOUT = 60.0  # seconds that a node may take for the doctor; what hangs on it is given up there long before
+
 
 def alive_nodes() -> int | None:
     """Alive nodes of the cluster that this process is connected to; ``None`` where it is connected to none."""

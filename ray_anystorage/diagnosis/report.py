@@ -24,6 +24,12 @@ class TierReport:
         return self.place.problem or first_problem(self.checks)
 
     @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong, each once."""
+        every = (self.place.problem, *(check.problem for check in self.checks))
+        return tuple(dict.fromkeys(problem for problem in every if problem is not None))
+
+    @property
     def ok(self) -> bool:
         """True when nothing is wrong; a tier that is absent is not wrong."""
         return self.problem is None

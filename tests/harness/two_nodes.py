@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,12 +43,29 @@ class TwoNodes:
         finally:
             self.unmount(directory)
 
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Stop the second node's processes, as on a machine that hangs."""
+        stopped = [self.second, *_below(self.second)]
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in stopped:
+                os.kill(process, signal.SIGCONT)
+
     def unmount(self, directory: Path) -> None:
         """Take away what is mounted on a directory of the second node."""
         self._run("umount", "--lazy", str(directory))
 
     def _run(self, *command: str) -> None:
         subprocess.run(["nsenter", f"--mount=/proc/{self.second}/ns/mnt", *command], check=True)
+
+
+def _below(process: int) -> list[int]:
+    children = [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [pid for child in children for pid in (child, *_below(child))]
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""A run's nodes are checked before user code: on two real nodes, the second with mounts of its own."""
+"""What nodes are checked for, before a run and by the doctor: on two real ones, the second with mounts of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import subprocess
 import sys
@@ -17,17 +18,19 @@ import pytest
 import ray
 import ray.train
 import ray.train.collective
+from click.testing import CliRunner
 from ray import cloudpickle
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 import ray_anystorage as anystorage
 from ray_anystorage import errors
+from ray_anystorage.cli.main import main
 from ray_anystorage.diagnosis.preflight import Findings
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.node_check import Needs, check_node
 from tests.harness.mounts import read_only, tmpfs
-from tests.harness.ray_cluster import leave_clean
+from tests.harness.ray_cluster import _free_port, clean_environment, leave_clean
 from tests.harness.two_nodes import TwoNodes, two_nodes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -225,3 +228,77 @@ def test_a_home_in_a_bucket(site: Path, with_bucket: str, s3_server: S3Server) -
     found = check_node(Needs(elsewhere, None, storage.owner_token, "token"))
     assert found.home is not None
     assert found.home.error_type is errors.HomeNotVisibleError
+
+
+# --- the doctor on every node ---------------------------------------------------------------------
+
+
+def left_in(*directories: Path) -> list[Path]:
+    return [path for directory in directories for path in directory.iterdir() if "probe" in path.name]
+
+
+def test_the_doctor_asks_every_node_and_folds_those_that_are_equal(
+    site: Path, with_bucket: str, s3_server: S3Server
+) -> None:
+    report = anystorage.doctor(cluster=True)
+    assert (report.exit_code, report.problems) == (0, ())
+    (group,) = report.groups
+    assert {node.id for node in group.nodes} == set(node_ids().values())
+    assert {tier.place.tier: tier.serves for tier in group.tiers if tier.place.state != "absent"} == {
+        "local": True,
+        "cluster": True,
+        "artifact": True,
+    }
+    assert dict(group.versions)["ray"] == ray.__version__
+    for one in report.answers:
+        assert dict(one.seen)["cluster"] == set(node_ids().values())
+        assert one.clock is not None
+        assert abs(one.clock.offset) <= one.clock.error, "it is the same clock"
+    assert s3_server.keys(with_bucket) == []
+    assert left_in(site / "cluster", site / "local") == []
+    assert s3_server.secret_key not in json.dumps(report.to_dict()) + repr(report)
+
+
+def test_the_doctor_tells_a_mount_that_is_another_one(cluster: TwoNodes, site: Path) -> None:
+    with cluster.covered(site / "cluster", site / "other"):
+        done = CliRunner().invoke(main, ["doctor", "--cluster", "--json"])
+    assert done.exit_code == 2, "no mount is one place for both"
+    found = json.loads(done.stdout)
+    (problem,) = found["problems"]
+    assert (problem["tier"], problem["error"]) == ("cluster", "Differs")
+    assert set(problem["nodes"]) == set(node_ids().values())
+    assert left_in(site / "cluster", site / "other") == []
+
+
+def test_the_doctor_names_a_node_without_this_package_and_one_that_hangs(cluster: TwoNodes, site: Path) -> None:
+    package = Path(anystorage.__file__).parent
+    with cluster.covered(package, site / "other"):
+        report = anystorage.doctor(cluster=True)
+    (problem,) = report.problems
+    assert ([node.id for node in problem.nodes], problem.error) == ([node_ids()["second"]], "ModuleNotFoundError")
+    assert anystorage.__version__ in problem.remedy
+    assert len(report.groups) == 2
+    with cluster.halted():
+        done = CliRunner().invoke(main, ["doctor", "--cluster", "--timeout", "10"])
+    assert done.exit_code == 2, "of two nodes one is no majority"
+    text = " ".join(done.output.split())
+    assert "did not answer within 10 s" in text
+    assert node_ids()["second"][:8] in text
+
+
+def test_the_doctor_says_so_where_there_is_no_cluster(tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ray-anystorage", "doctor", "--cluster", "--json"],
+        env=clean_environment({"HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{_free_port()}"}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "ClusterNotReachedError"
+    assert "RAY_ADDRESS" in error["message"]
+    assert time.monotonic() - start < 20
