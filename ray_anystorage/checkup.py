@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, overload
 
 from ray_anystorage.cluster.nodes import NODE_TIMEOUT, alive_nodes
-from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
 from ray_anystorage.errors import RequestError
 from ray_anystorage.resolve import Survey, site_variables, survey
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 @overload
 def doctor(
-    *, cluster: Literal[False] = False, credentials: Credentials | None = None, artifact_storage: str | None = None
+    *, cluster: Literal[False] = False, credentials: str | None = None, artifact_storage: str | None = None
 ) -> Report: ...
 
 
@@ -26,7 +25,7 @@ def doctor(
 def doctor(
     *,
     cluster: Literal[True],
-    credentials: Credentials | None = None,
+    credentials: str | None = None,
     artifact_storage: str | None = None,
     timeout: float = NODE_TIMEOUT,
 ) -> ClusterReport: ...
@@ -35,7 +34,7 @@ def doctor(
 def doctor(
     *,
     cluster: bool = False,
-    credentials: Credentials | None = None,
+    credentials: str | None = None,
     artifact_storage: str | None = None,
     timeout: float = NODE_TIMEOUT,
 ) -> Report | ClusterReport:
