@@ -5,4 +5,5 @@ pytest_plugins = (
     "tests.harness.bad_endpoints",
     "tests.harness.ray_cluster",
     "tests.harness.tiny_gcs",
+    "tests.harness.azurite",
 )

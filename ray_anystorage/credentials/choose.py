@@ -27,6 +27,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
+from ray_anystorage.credentials.azure import azure_variables
 from ray_anystorage.credentials.grant import Grant, Mode
 from ray_anystorage.credentials.redact import MASK, Secrets
 from ray_anystorage.credentials.sources import DMI_ROOT, Source, find_sources, looked_for, own_endpoint, usable
@@ -41,12 +42,23 @@ from ray_anystorage.errors import (
 )
 
 MODES = ("auto", "ambient", "reference", "env")
-_SCHEMES = ("s3", "gs")
+_SCHEMES = ("s3", "gs", "abfss")
 _EXPOSED = "Ray writes the values in plain text to its runtime-env log and returns them in its state records"
 _PROFILE_ON_NODES = (
     "put the keys into a profile file on every node and set AWS_PROFILE (and AWS_SHARED_CREDENTIALS_FILE where the "
     "file is not ~/.aws/credentials)"
 )
+_IDENTITY = {"s3": "an instance role", "gs": "a service account", "abfss": "a managed or workload identity"}
+_SET = {
+    "s3": "set AWS_PROFILE",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
+    "abfss": "set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY and say credentials=\"env\"",
+}
+_SET_SECRETS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that holds keys",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
+    "abfss": "set AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_CONNECTION_STRING",
+}
 # Ray expands these in the values of env_vars (ray/_private/utils.py, update_envs), which would alter the value.
 _EXPANDED_BY_RAY = re.compile(r"\$(\w|\{)")
 
@@ -136,7 +148,7 @@ def _refuse_unknown(mode: str, address: BucketAddress) -> None:
     if address.scheme not in _SCHEMES:
         raise UnsupportedStoreError(
             f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use "
-            "an s3:// or gs:// folder, or a mount with tier=…"
+            "an s3://, gs:// or abfss:// folder, or a mount with tier=…"
         )
 
 
@@ -150,11 +162,12 @@ def _auto(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> G
     static = next(usable(sources, "env"), None)
     if static is None:
         _nothing("auto", address, sources, looked)
-    role = ", or give the nodes an instance role" if own_endpoint(address) else ""
+    role = f", or give the nodes {_IDENTITY[address.scheme]}" if own_endpoint(address) else ""
+    file = f"; or {_PROFILE_ON_NODES}" if address.scheme == "s3" else ""
     raise StaticKeysError(
         f'{static.description} are the only credentials for {address.uri}, and credentials="auto" never puts secret '
         f"values into runtime_env{_problems(sources)}\n  looked for: {looked}\n"
-        f'  what to do: say credentials="env" to carry them all the same ({_EXPOSED}); or {_PROFILE_ON_NODES}{role}'
+        f'  what to do: say credentials="env" to carry them all the same ({_EXPOSED}){file}{role}'
     )
 
 
@@ -204,14 +217,16 @@ def _grant(mode: Mode, source: Source, address: BucketAddress, reason: str) -> G
                 "node"
             )
     region = address.region or (source.region if mode != "ambient" else None)
-    harmless = {**_address_variables(address, region), **references}
+    harmless = {**_address_variables(address, region, secrets), **references}
     if mode != "ambient" and address.scheme == "s3":
         harmless["AWS_EC2_METADATA_DISABLED"] = "true"  # no SDK may stall on, or fall back to, the machine's identity
     return Grant(mode, source.description, reason, tuple(sorted(harmless.items())), Secrets(secrets))
 
 
-def _address_variables(address: BucketAddress, region: str | None) -> dict[str, str]:
+def _address_variables(address: BucketAddress, region: str | None, secret_names: Collection[str]) -> dict[str, str]:
     endpoint, ca_file = address.endpoint, address.options.ca_file
+    if address.scheme == "abfss":
+        return azure_variables(address, secret_names)
     if address.scheme == "gs":
         names = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT", "GOOGLE_BASE_URL")
         return dict.fromkeys(names, endpoint) if endpoint else {}
@@ -264,11 +279,7 @@ def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], loo
             "an identity of their own"
         )
     found = "; ".join(source.description for source in sources if source.usable)
-    remedy = {
-        "auto": "set AWS_PROFILE" if address.scheme == "s3" else "set GOOGLE_APPLICATION_CREDENTIALS",
-        "reference": "set AWS_PROFILE" if address.scheme == "s3" else "set GOOGLE_APPLICATION_CREDENTIALS",
-        "env": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that holds keys",
-    }[mode]
+    remedy = _SET_SECRETS[address.scheme] if mode == "env" else _SET[address.scheme]
     raise CredentialsNotFoundError(
         f'credentials="{mode}": no source for {address.uri} was found'
         f"{f', only {found}' if found else ''}{_problems(sources)}\n  looked for: {looked}\n"

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from ray_anystorage.credentials.aws_profile import absolute_path, file_problem, read_profile
-from ray_anystorage.credentials.grant import Mode
+from ray_anystorage.credentials.azure import azure_looked_for, azure_sources
 from ray_anystorage.credentials.redact import Secrets
+from ray_anystorage.credentials.source import (
+    DMI_ROOT,
+    PLATFORM_VARIABLES,
+    Source,
+    dmi,
+    foreign,
+    own_endpoint,
+    platform_identity,
+    usable,
+)
 from ray_anystorage.environment import BucketAddress
 
-DMI_ROOT = "/sys/class/dmi/id"
+__all__ = ["DMI_ROOT", "Source", "find_sources", "looked_for", "own_endpoint", "usable"]
 
-SourceKind = Literal["container", "platform", "instance", "profile", "web identity", "key file", "static keys"]
-
-_PLATFORM_VARIABLES = ("ANYSCALE_ARTIFACT_STORAGE", "ANYSCALE_CLOUD_STORAGE_BUCKET")
 _STATIC_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _WEB_IDENTITY_VARIABLES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
 _GOOGLE_TYPES = (
@@ -31,44 +37,6 @@ _GOOGLE_TYPES = (
     "external_account_authorized_user",
     "impersonated_service_account",
 )
-_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
-_GOOGLE_DOMAINS = (".googleapis.com",)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One source of credentials that this node shows.
-
-    Attributes
-    ----------
-    kind
-        What it is.
-    mode
-        The mode that carries it to the workers.
-    description
-        One phrase for people, without secrets.
-    references
-        The variables that travel, harmless to print.
-    secrets
-        The static keys behind it, where it has any: what ``credentials="env"`` would carry.
-    region
-        The region that a profile names.
-    problem
-        Why it cannot serve, with what to do; empty when it can.
-    """
-
-    kind: SourceKind
-    mode: Mode
-    description: str
-    references: tuple[tuple[str, str], ...] = ()
-    secrets: Secrets = field(default_factory=Secrets, compare=False)
-    region: str | None = None
-    problem: str = ""
-
-    @property
-    def usable(self) -> bool:
-        """True when nothing is known to be wrong with it."""
-        return not self.problem
 
 
 def find_sources(address: BucketAddress, environ: Mapping[str, str], *, dmi_root: str = DMI_ROOT) -> tuple[Source, ...]:
@@ -85,11 +53,13 @@ def find_sources(address: BucketAddress, environ: Mapping[str, str], *, dmi_root
     """
     finders: tuple[Source | None, ...]
     if address.scheme == "gs":
-        finders = (_platform(address, environ), _instance(address, environ, dmi_root), _google_file(environ))
+        finders = (platform_identity(address, environ), _instance(address, environ, dmi_root), _google_file(environ))
+    elif address.scheme == "abfss":
+        finders = azure_sources(address, environ, dmi_root)
     else:
         finders = (
             _container(address, environ),
-            _platform(address, environ),
+            platform_identity(address, environ),
             _instance(address, environ, dmi_root),
             *_aws_references(address, environ),
             _static_keys(environ),
@@ -99,8 +69,10 @@ def find_sources(address: BucketAddress, environ: Mapping[str, str], *, dmi_root
 
 def looked_for(address: BucketAddress, environ: Mapping[str, str]) -> str:
     """What :func:`find_sources` looks at, for the error that nothing was found."""
+    if address.scheme == "abfss":
+        return azure_looked_for()
     home = environ.get("HOME") or "~"
-    platform = " or ".join(_PLATFORM_VARIABLES)
+    platform = " or ".join(PLATFORM_VARIABLES)
     if address.scheme == "gs":
         config = environ.get("CLOUDSDK_CONFIG") or f"{home}/.config/gcloud"
         return (
@@ -117,18 +89,6 @@ def looked_for(address: BucketAddress, environ: Mapping[str, str]) -> str:
     )
 
 
-def own_endpoint(address: BucketAddress) -> bool:
-    """True when the store is the provider's own, so that the provider's identities mean something to it."""
-    if address.endpoint is None:
-        return True
-    host = f".{urlsplit(address.endpoint).hostname or ''}"
-    return host.endswith(_GOOGLE_DOMAINS if address.scheme == "gs" else _AWS_DOMAINS)
-
-
-def _foreign(address: BucketAddress) -> str:
-    return "" if own_endpoint(address) else f"it means nothing to the store at {address.endpoint}"
-
-
 # --- identities of the nodes ----------------------------------------------------------------------
 
 
@@ -139,7 +99,7 @@ def _container(address: BucketAddress, environ: Mapping[str, str]) -> Source | N
     url = urlsplit(full if not relative and full else "http://169.254.170.2")
     host = url.hostname or ""
     link_local = host.startswith(("169.254.", "fd00:ec2:"))  # the provider's own agents: ECS and EKS
-    problem = _foreign(address) if link_local else ""
+    problem = foreign(address) if link_local else ""
     token_file = environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
     if token_file and not problem:
         problem = file_problem("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token_file)
@@ -147,43 +107,26 @@ def _container(address: BucketAddress, environ: Mapping[str, str]) -> Source | N
     return Source("container", "ambient", f"container credentials served at {netloc}", problem=problem)
 
 
-def _platform(address: BucketAddress, environ: Mapping[str, str]) -> Source | None:
-    for variable in _PLATFORM_VARIABLES:
-        scheme, separator, _ = environ.get(variable, "").partition("://")
-        if scheme and (not separator or scheme == address.scheme):
-            description = f"the identity of the platform's nodes ({variable} is set)"
-            return Source("platform", "ambient", description, problem=_foreign(address))
-    return None
-
-
 def _instance(address: BucketAddress, environ: Mapping[str, str], dmi_root: str) -> Source | None:
     if address.scheme == "gs":
-        if _dmi(dmi_root, "product_name") not in ("Google Compute Engine", "Google"):
+        if dmi(dmi_root, "product_name") not in ("Google Compute Engine", "Google"):
             return None
         description = "the service account of the Google Compute Engine machine"
     else:
         if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true" or not _on_ec2(dmi_root):
             return None
         description = "the instance role of the EC2 machine"
-    return Source("instance", "ambient", description, problem=_foreign(address))
+    return Source("instance", "ambient", description, problem=foreign(address))
 
 
 def _on_ec2(dmi_root: str) -> bool:
     # Nitro machines name their maker and their instance id; Xen ones have a UUID that starts with ec2, for root only.
     # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
     return (
-        _dmi(dmi_root, "sys_vendor") == "Amazon EC2"
-        or _dmi(dmi_root, "product_uuid").lower().startswith("ec2")
-        or _dmi(dmi_root, "board_asset_tag").startswith("i-")
+        dmi(dmi_root, "sys_vendor") == "Amazon EC2"
+        or dmi(dmi_root, "product_uuid").lower().startswith("ec2")
+        or dmi(dmi_root, "board_asset_tag").startswith("i-")
     )
-
-
-def _dmi(dmi_root: str, name: str) -> str:
-    try:
-        with open(os.path.join(dmi_root, name), encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:  # no such machine, or a file for root only: no evidence
-        return ""
 
 
 # --- references -----------------------------------------------------------------------------------
@@ -207,7 +150,7 @@ def _web_identity(address: BucketAddress, environ: Mapping[str, str]) -> Source 
         f"role {role} with the web-identity token file {path}",
         references=tuple({**references, "AWS_WEB_IDENTITY_TOKEN_FILE": path}.items()),
         # pyarrow asks the provider's own token service whatever endpoint is configured
-        problem=_foreign(address) or file_problem("AWS_WEB_IDENTITY_TOKEN_FILE", path),
+        problem=foreign(address) or file_problem("AWS_WEB_IDENTITY_TOKEN_FILE", path),
     )
 
 
@@ -269,8 +212,3 @@ def _static_keys(environ: Mapping[str, str]) -> Source | None:
     found = " and ".join(name for name in _STATIC_VARIABLES if name in values)
     problem = f"{found} set, but {missing[0]} is not" if missing else ""
     return Source("static keys", "env", f"static keys ({found})", secrets=Secrets(values), problem=problem)
-
-
-def usable(sources: tuple[Source, ...], mode: Mode) -> Iterator[Source]:
-    """The sources that one mode could carry, the preferred first."""
-    return (source for source in sources if source.mode == mode and source.usable)

@@ -65,7 +65,7 @@ def check_bucket(
     Raises
     ------
     RequestError
-        The scheme is neither ``s3`` nor ``gs``.
+        The scheme is none of ``s3``, ``gs`` and ``abfss``.
     """
     probe = _probe(address, grant, min(timeout, _STEP_TIMEOUT))
     key = "/".join(part for part in (address.prefix, PROBE_FOLDER, uuid.uuid4().hex) if part)
@@ -110,4 +110,8 @@ def _probe(address: BucketAddress, grant: Grant, timeout: float) -> Probe:
         from ray_anystorage.diagnosis.gcs_probe import GcsProbe
 
         return GcsProbe(address, grant, timeout)
-    raise RequestError(f"{address.uri}: buckets of this scheme cannot be tried, only s3 and gs")
+    if address.scheme == "abfss":
+        from ray_anystorage.diagnosis.obstore_probe import AzureProbe
+
+        return AzureProbe(address, grant, timeout)
+    raise RequestError(f"{address.uri}: buckets of this scheme cannot be tried, only s3, gs and abfss")

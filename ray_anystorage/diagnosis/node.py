@@ -76,9 +76,6 @@ def _examine(place: Place, environment: Environment, grant: Grant | None) -> tup
         return ()
     if place.bucket is None:
         return measure_mount(place)
-    if place.bucket.scheme not in ("s3", "gs"):
-        reason = f"{place.bucket.scheme}:// cannot be tried by this version, only s3:// and gs://"
-        return (_untried(place.bucket, BucketError, reason, "Try it with the provider's own tools."),)
     if grant is None:
         remedy = "Give credentials by one of the sources that are named, or set RAY_ANYSTORAGE_CREDENTIALS."
         return (_untried(place.bucket, BucketCredentialsError, environment.credentials, remedy),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ _NO_CREDENTIALS = (
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestExpired", "TokenRefreshRequired")
 _DENIED = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403")
 _ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307")
+_AZURE_MESSAGE = re.compile(r"<Message>([^\n<]*)")
 _RIGHTS = {
     "s3": {
         "list": "s3:ListBucket",
@@ -46,6 +48,10 @@ _RIGHTS = {
         "get": "storage.objects.get",
         "delete": "storage.objects.delete",
     },
+    "abfss": dict.fromkeys(
+        ("list", "put", "get", "delete"),
+        "to list, read, write and delete (role 'Storage Blob Data Contributor', or a SAS with the permissions rwdl)",
+    ),
 }
 
 
@@ -192,3 +198,29 @@ def not_reachable(said: str, attempt: Attempt) -> Problem:
     """Nothing listens, or the name does not resolve."""
     remedy = "Check the endpoint's host name and port (RAY_ANYSTORAGE_ENDPOINT), and that the store is running."
     return attempt.problem(errors.EndpointRefusedError, f"no connection to the endpoint: {said}", remedy)
+
+
+def explain_azure(status: int | None, code: str, said: str, attempt: Attempt) -> Problem | None:
+    """The problem behind an answer of Azure's Blob service; ``None`` where it says nothing that only Azure says.
+
+    Parameters
+    ----------
+    status, code
+        Of the answer: its HTTP status, and the ``<Code>`` in its body, which a HEAD has not.
+    said
+        All that obstore says of it, the answer's body included. It shows no SAS.
+    """
+    source, message = attempt.grant.source, _AZURE_MESSAGE.search(said)
+    brief = f"the store answers {code or status}: {message[1]}" if message else said.partition("\n")[0]
+    if "token request" in said:
+        return no_credentials(brief, attempt)
+    if code in ("ContainerNotFound", "ContainerBeingDeleted"):
+        remedy = f"Create the container {attempt.address.bucket.partition('@')[0]!r}, or correct its name."
+        return attempt.problem(errors.BucketMissingError, f"the container does not exist; {brief}", remedy)
+    if status == 401 or "not valid in the specified time frame" in said:
+        remedy = f"Get a new one ({source}): a SAS that is not over yet, or a new token; check this node's clock."
+        return attempt.problem(errors.ExpiredTokenError, f"the SAS or token is over, or not valid yet; {brief}", remedy)
+    if status == 403 and "Server failed to authenticate the request" in said:
+        remedy = f"Correct the key or the SAS ({source}): look for one that is cut off, quoted or of another account."
+        return attempt.problem(errors.WrongSecretError, f"the signature does not match; {brief}", remedy)
+    return denied(brief, attempt) if status == 403 else None

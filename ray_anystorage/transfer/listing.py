@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ray_anystorage.credentials.grant import Grant
@@ -29,6 +30,8 @@ def list_keys(address: BucketAddress, grant: Grant, prefix: str, *, timeout: flo
     """
     if address.scheme == "s3":
         return _list_s3(address, grant, prefix, timeout)
+    if address.scheme == "abfss":
+        return _list_azure(address, grant, prefix, timeout)
     return _list_native(address, grant, prefix, timeout)
 
 
@@ -73,3 +76,22 @@ def _list_native(address: BucketAddress, grant: Grant, prefix: str, timeout: flo
             tried=f"list {address.scheme}://{address.bucket}/{prefix}",
             remedy="check the folder's name, the credentials and that they allow to list it",
         ) from error
+
+
+def _list_azure(address: BucketAddress, grant: Grant, prefix: str, timeout: float) -> list[str]:
+    import obstore
+
+    from ray_anystorage.transfer.cloud_store import CloudStore, cloud_client
+    from ray_anystorage.transfer.object_store import OBSTORE_FAILURES, read_failure
+
+    whole = CloudStore(replace(address, prefix=""), grant)
+    client = cloud_client(address, grant, retries={"max_retries": 1}, timeout=timeout / 2, connect_timeout=timeout / 4)
+    folder = prefix.rpartition("/")[0]
+    try:
+        found = bounded(
+            lambda: obstore.list_with_delimiter(client, prefix=folder or None), timeout, what=f"list {address.uri}"
+        )
+    except OBSTORE_FAILURES as error:
+        raise whole.explain("list", prefix, *read_failure(error), error) from None
+    keys = [entry["path"] for entry in found["objects"]] + [f"{name}/" for name in found["common_prefixes"]]
+    return [key for key in keys if key.startswith(prefix)]

@@ -171,9 +171,7 @@ class ObjectStore:
 
     def failed(self, operation: str, key: str, error: Exception) -> Exception:
         """What to raise for a failure of obstore."""
-        said = str(error).partition("\n\nDebug source")[0]
-        status = int(found[1]) if (found := _STATUS.search(said)) else None
-        code = found[1] if (found := _CODE.search(said)) else ""
+        status, code, said = read_failure(error)
         passing = status in _PASSING or code in self.passing_codes or (status is None and _is_connection(error))
         problem = self.explain(operation, key, None if passing else status, code, said, error)
         return Transient(problem, throttled=status in _THROTTLING) if passing else problem
@@ -273,6 +271,13 @@ class MemoryStore(ObjectStore):
         if offset >= self.size(key) and size:
             raise self.short(key, offset, 0, size)
         super().read_pieces(key, offset, size, scratch, take)
+
+
+def read_failure(error: Exception) -> tuple[int | None, str, str]:
+    """Status and code of the answer behind a failure of obstore, where there was one, and what obstore says of it."""
+    said = str(error).partition("\n\nDebug source")[0]
+    status, code = _STATUS.search(said), _CODE.search(said)
+    return int(status[1]) if status else None, code[1] if code else "", said
 
 
 def plain_etag(said: str | None) -> str | None:

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import lru_cache
-from typing import Any
 
 from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import RequestError
 from ray_anystorage.settings import apply_to_process
-from ray_anystorage.transfer.object_store import NO_RETRIES, OWN_RETRIES, ObjectStore
+from ray_anystorage.transfer.object_store import ObjectStore
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store, check_key
 
 _MOST_FOLDERS, _MOST_BUCKETS = 64, 8  # that a process keeps open; each checkpoint is a folder
-_CONNECT_TIMEOUT, _READ_TIMEOUT, _REQUEST_TIMEOUT = (timedelta(seconds=seconds) for seconds in (10, 30, 120))
-
-
-class GcsStore(ObjectStore):
-    """A folder of a GCS bucket; pickles as its address and the harmless variables of its grant."""
-
-    def __init__(self, address: BucketAddress, grant: Grant) -> None:
-        self._address, self._grant = address, grant
-        super().__init__(
-            _gcs_client(address, grant, NO_RETRIES),
-            streaming=_gcs_client(address, grant, OWN_RETRIES),
-            uri=address.uri,
-            prefix=address.prefix,
-        )
-
-    def moved(self, address: BucketAddress) -> GcsStore:
-        """As for every object store."""
-        other = super().moved(address)
-        other._address = address
-        return other
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen_gcs, (self._address, self._grant.mode, self._grant.source, self._grant.env_vars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +78,7 @@ class BucketRecipe:
         Raises
         ------
         RequestError
-            The scheme is neither ``s3`` nor ``gs``.
+            The scheme is none of ``s3``, ``gs`` and ``abfss``.
         BucketCredentialsError
             This process cannot have the credentials.
         """
@@ -142,7 +117,7 @@ def open_bucket(address: BucketAddress, grant: Grant) -> ObjectStore:
     Raises
     ------
     RequestError
-        The scheme is neither ``s3`` nor ``gs``.
+        The scheme is none of ``s3``, ``gs`` and ``abfss``.
     BucketCredentialsError
         The grant's credentials cannot be had.
     """
@@ -150,28 +125,8 @@ def open_bucket(address: BucketAddress, grant: Grant) -> ObjectStore:
         from ray_anystorage.transfer.s3_store import S3Store
 
         return S3Store(address, grant)
-    if address.scheme == "gs":
-        return GcsStore(address, grant)
-    raise RequestError(f"{address.uri}: no store for this scheme, only for s3 and gs")
+    if address.scheme in ("gs", "abfss"):
+        from ray_anystorage.transfer.cloud_store import CloudStore
 
-
-def _gcs_client(address: BucketAddress, grant: Grant, retries: dict[str, Any]) -> Any:
-    from obstore.store import GCSStore
-
-    variables = grant.all_env_vars()
-    config: dict[str, Any] = {}
-    if address.endpoint:  # an emulator: any token does, and without one obstore asks the node for its identity
-        config = {"base_url": address.endpoint, "bearer_token": "emulator"}
-    elif "GOOGLE_APPLICATION_CREDENTIALS" in variables:
-        config = {"application_credentials": variables["GOOGLE_APPLICATION_CREDENTIALS"]}
-    options = {
-        "allow_http": bool(address.endpoint),
-        "connect_timeout": _CONNECT_TIMEOUT,
-        "read_timeout": _READ_TIMEOUT,
-        "timeout": _REQUEST_TIMEOUT,
-    }
-    return GCSStore(address.bucket, config=config, client_options=options, retry_config=retries)
-
-
-def _reopen_gcs(address: BucketAddress, mode: Any, source: str, env_vars: tuple[tuple[str, str], ...]) -> GcsStore:
-    return GcsStore(address, carried(mode, source, env_vars))
+        return CloudStore(address, grant)
+    raise RequestError(f"{address.uri}: no store for this scheme, only for s3, gs and abfss")

@@ -120,9 +120,10 @@ def build(recipe: FileSystemRecipe) -> Any:
     Raises
     ------
     RequestError
-        The scheme is neither ``s3`` nor ``gs``.
+        The scheme is none of ``s3``, ``gs`` and ``abfss``.
     """
-    native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem}
+    # Azure's own client in pyarrow signs in other ways than obstore, and makes containers and folders.
+    native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem, "abfss": StoreFileSystem}
     if recipe.address.scheme not in native:
         raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(native)}")
     apply_to_process(dict(recipe.env_vars))

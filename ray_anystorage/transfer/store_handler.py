@@ -22,9 +22,8 @@ from ray_anystorage.transfer.store import Store
 
 T = TypeVar("T")
 
-_BLOCK = 1 << 20  # bytes that are asked for at once
+_BLOCK = CHUNK_BYTES  # bytes that are asked for at once
 _IN_MEMORY = CHUNK_BYTES  # bytes of a file that is written; more of it waits on disk
-_COPIED = 1 << 20
 
 
 class StoreHandler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
@@ -108,7 +107,7 @@ class StoreHandler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
             self._persist(lambda: self._store.copy(source, key, None, size))
             return
         with self.open_input_stream(src) as reader, self.open_output_stream(dest, None) as writer:
-            while block := reader.read(_COPIED):
+            while block := reader.read(_BLOCK):
                 writer.write(block)
 
     def open_input_stream(self, path: str) -> pa.NativeFile:

@@ -16,6 +16,7 @@ from ray_anystorage.policy import Request
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
+from ray_anystorage.train.hooks import carry_to_trials
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -38,6 +39,7 @@ def build_tune_run_config(
     recipe = storage_recipe(resolved, copies_folders=True)
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())
+        carry_to_trials(resolved.plan.secret_names)
     filesystem = recipe.build_filesystem()
     if isinstance(filesystem, HomeFileSystem):
         prepare_home(filesystem)

@@ -18,7 +18,7 @@ _KEY = re.compile(rb"<Key>([^<]*)</Key>")
 
 @dataclass(frozen=True)
 class Seen:
-    """One request: its path decoded, header names in lower case."""
+    """One request: its path decoded, header names in lower case; the body of a POST alone."""
 
     method: str
     path: str
@@ -89,7 +89,7 @@ class _Handler(PassingOn):
         url, body = urlsplit(self.path), self.body()
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
-        seen = Seen(self.command, unquote(url.path), query, headers, body if "delete" in query else b"")
+        seen = Seen(self.command, unquote(url.path), query, headers, body if self.command == "POST" else b"")
         refuse = self.shared.refuses(seen)
         with self.shared.lock:
             self.shared.seen.append(seen)

@@ -280,5 +280,5 @@ def test_gcs_credentials_file_that_is_not_there() -> None:
 
 
 def test_a_scheme_that_cannot_be_tried_is_refused() -> None:
-    with pytest.raises(errors.RequestError, match="only s3 and gs"):
-        check_bucket(BucketAddress("abfss", "container", "runs"), reference())
+    with pytest.raises(errors.RequestError, match="only s3, gs and abfss"):
+        check_bucket(BucketAddress("ftp", "host", "runs"), reference())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.fs
 import pytest
@@ -24,6 +22,7 @@ from ray_anystorage.transfer.pyarrow_fs import RecipeS3FileSystem, StoreFileSyst
 from ray_anystorage.transfer.s3_store import S3Store
 from tests.harness.certificates import make_authority
 from tests.harness.mounts import cannot
+from tests.harness.own_driver import LARGE, TRAINER, TUNER, run_driver
 from tests.harness.ray_cluster import RayCluster, leave_clean
 from tests.harness.watching_proxy import Seen, WatchingProxy, outside, watching_proxy
 
@@ -31,73 +30,6 @@ FOLDER = "team a/x"  # a blank, too: it is written %20 on its way
 KEY = "4f1c2d3e-0000-4444-8888-123456789abc"
 ASKING = {"RAY_ANYSTORAGE_KMS_KEY": KEY, "RAY_ANYSTORAGE_REQUESTER_PAYS": "true"}
 ENCRYPTED = {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": KEY}
-
-DRIVER = """
-import json, os, pathlib, sys, tempfile
-import ray.train
-from ray.train import Checkpoint, CheckpointConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-import ray_anystorage as anystorage
-
-def train(config):
-    checkpoint, start = ray.train.get_checkpoint(), 0
-    if checkpoint:
-        with checkpoint.as_directory() as directory:
-            start = json.loads(pathlib.Path(directory, "n.json").read_text())
-    for n in range(start + 1, config["until"] + 1):
-        with tempfile.TemporaryDirectory() as directory:
-            pathlib.Path(directory, "n.json").write_text(json.dumps(n))
-            pathlib.Path(directory, "large.bin").write_bytes(bytes([n]) * (9 << 20))
-            ray.train.report({"n": n, "from": start}, checkpoint=Checkpoint.from_directory(directory))
-    if config["look"]:
-        import s3fs
-        return len(s3fs.S3FileSystem().find(config["look"]))
-
-folder, until, look = sys.argv[1:]
-config = anystorage.run_config(
-    "mine", artifact_storage=folder, tier="artifact", credentials="env",
-    checkpoint_config=CheckpointConfig(num_to_keep=1),
-)
-result = DataParallelTrainer(
-    train, train_loop_config={"until": int(until), "look": look},
-    scaling_config=ScalingConfig(num_workers=1), run_config=config,
-).fit()
-again = anystorage.results("mine", artifact_storage=folder).checkpoint
-with again.as_directory() as directory:
-    n = json.loads(pathlib.Path(directory, "n.json").read_text())
-    size = pathlib.Path(directory, "large.bin").stat().st_size
-print("RESULT", json.dumps([n, result.metrics["from"], size, result.return_value]))
-"""
-
-TUNER = """
-import json, pathlib, sys, tempfile
-import ray
-from ray import tune
-import ray_anystorage as anystorage
-
-def trial(config):
-    with tempfile.TemporaryDirectory() as directory:
-        pathlib.Path(directory, "n.json").write_text(json.dumps(config["x"]))
-        tune.report({"score": config["x"]}, checkpoint=tune.Checkpoint.from_directory(directory))
-
-ray.init(log_to_driver=False)
-config = anystorage.tune_run_config(
-    "tuned", artifact_storage=sys.argv[1], tier="artifact", credentials="env", verbose=0
-)
-tuner = tune.Tuner(trial, param_space={"x": tune.grid_search([1])}, run_config=config)
-best = tuner.fit().get_best_result("score", "max")
-with best.checkpoint.as_directory() as directory:
-    print("RESULT", json.dumps([json.loads(pathlib.Path(directory, "n.json").read_text())]))
-"""
-
-
-def run(cluster: RayCluster, script: str, env: dict[str, str], *arguments: str) -> list[Any]:
-    """Run a driver in a process of its own and give what it printed as its result."""
-    process = cluster.run_driver(script, *arguments, env=env)
-    output = process.stdout + process.stderr
-    assert process.returncode == 0, output[-6000:]
-    said: list[Any] = json.loads(next(line[7:] for line in process.stdout.splitlines() if line.startswith("RESULT ")))
-    return said
 
 
 def keys_for(s3_server: S3Server, endpoint: str, home: Path) -> dict[str, str]:
@@ -155,12 +87,12 @@ def test_train_runs_with_rights_to_one_folder_behind_a_private_authority_and_enc
     with watching_proxy(s3_server.endpoint, tls=tls) as proxy:
         proxy.refuses = outside(bucket, FOLDER)
         env = keys_for(s3_server, proxy.endpoint, tmp_path)
-        first = run(ray_cluster, DRIVER, env | {"RAY_ANYSTORAGE_CA_FILE": str(ca_file)}, folder, "3", home)
+        first, _ = run_driver(ray_cluster, TRAINER, env | {"RAY_ANYSTORAGE_CA_FILE": str(ca_file)}, folder, "3", home)
         plain = len(proxy.seen)
-        resumed = run(ray_cluster, DRIVER, env | {"AWS_CA_BUNDLE": str(ca_file)} | ASKING, folder, "4", "")
-    assert first[:3] == [3, 0, 9 << 20]
+        resumed, _ = run_driver(ray_cluster, TRAINER, env | {"AWS_CA_BUNDLE": str(ca_file)} | ASKING, folder, "4", "")
+    assert first[:3] == [3, 0, LARGE]
     assert first[3] > 3, "s3fs saw nothing in the worker"
-    assert resumed == [4, 3, 9 << 20, None]
+    assert resumed == [4, 3, LARGE, None]
     assert [str(seen) for seen in proxy.refused] == []
     assert {"delete", "part", "PUT", "GET"} <= {seen.name for seen in proxy.seen[:plain]}
     assert all_asked_for(proxy.seen[plain:])
@@ -178,7 +110,7 @@ def test_a_tune_run_with_rights_to_one_folder_that_encrypts_and_pays(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, narrow: WatchingProxy, tmp_path: Path
 ) -> None:
     env = keys_for(s3_server, narrow.endpoint, tmp_path) | ASKING
-    assert run(ray_cluster, TUNER, env, f"s3://{bucket}/{FOLDER}") == [1]
+    assert run_driver(ray_cluster, TUNER, env, f"s3://{bucket}/{FOLDER}")[0] == [1]
     assert [str(seen) for seen in narrow.refused] == []
     assert all_asked_for(narrow.seen)
 

@@ -109,8 +109,8 @@ def test_gcs_stays_what_it_is_through_pickling() -> None:
 
 
 def test_another_scheme_is_refused() -> None:
-    with pytest.raises(RequestError, match="only for s3, gs"):
-        build(FileSystemRecipe(BucketAddress("abfss", "container", "folder")))
+    with pytest.raises(RequestError, match="only for s3, gs, abfss"):
+        build(FileSystemRecipe(BucketAddress("ftp", "host", "folder")))
 
 
 @pytest.fixture

@@ -586,8 +586,8 @@ def test_another_mode_names_the_value_and_what_is_expected() -> None:
 
 
 def test_another_scheme_names_the_value_and_what_is_expected() -> None:
-    with pytest.raises(CredentialsError, match=r"abfss://data/x(.|\n)*use an s3:// or gs:// folder"):
-        choose("auto", BucketAddress("abfss", "data", "x"), {})
+    with pytest.raises(CredentialsError, match=r"ftp://data/x(.|\n)*use an s3://, gs:// or abfss:// folder"):
+        choose("auto", BucketAddress("ftp", "data", "x"), {})
 
 
 @pytest.mark.parametrize("secret", ["a$HOME", "a${X}b"])
