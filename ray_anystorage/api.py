@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.cluster.nodes import alive_nodes
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Environment, Tier
 from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.policy import Request, StoragePlan, decide
@@ -26,7 +27,7 @@ def discover(
     user_storage: str | None = None,
     shared_storage: str | None = None,
     artifact_storage: str | None = None,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     nodes: int | None = None,
 ) -> Environment:
     """Look at every tier from this node and say what it really is.
@@ -38,7 +39,7 @@ def discover(
     local_storage, cluster_storage, user_storage, shared_storage, artifact_storage
         Roots (absolute paths; a URI for ``artifact_storage``) that come before the environment's.
     credentials
-        Mode for the bucket: ``"auto"``, ``"ambient"``, ``"reference"`` or ``"env"``.
+        Mode for the bucket, or a callable, as in :func:`run_config`.
     nodes
         Nodes of the cluster; those of the connected Ray cluster where ``None``.
 
@@ -112,7 +113,7 @@ def run_config(
     audience: Audience = "cluster",
     tier: Tier | None = None,
     artifact_storage: str | None = None,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     preflight: bool = True,
     **ray_run_config_kwargs: Any,
 ) -> ray.train.RunConfig:
@@ -126,11 +127,10 @@ def run_config(
         The bucket folder, where it is another than the environment's: ``"s3://company/folder"``. How the store wants to
         be talked to is said by ``RAY_ANYSTORAGE_*`` variables, which reach the workers from here.
     credentials
-        ``"auto"`` (the default; the safest that works, never ``"env"``), ``"ambient"``, ``"reference"`` or ``"env"``.
-        ``None`` takes ``RAY_ANYSTORAGE_CREDENTIALS``, else ``"auto"``.
-    preflight
-        Whether each node that gets workers is checked before user code starts, also after a restart. A node that cannot
-        do what the plan needs ends the attempt with :class:`ray_anystorage.errors.NodePreflightError`.
+        ``"auto"`` (the default; the safest that works, never ``"env"``), ``"ambient"``, ``"reference"``, ``"broker"``
+        or ``"env"``; ``None`` takes ``RAY_ANYSTORAGE_CREDENTIALS``, else ``"auto"``. Or a callable, which this process
+        asks again and again and which returns ``access_key_id``, ``secret_access_key`` and, for keys that end,
+        ``token`` and ``expires_at``; or the same as the AWS token service names them; or what a Google key file holds.
     **ray_run_config_kwargs
         Everything else that ``ray.train.RunConfig`` takes; callbacks and ``worker_runtime_env`` are merged.
 
@@ -162,7 +162,7 @@ def tune_run_config(
     audience: Audience = "cluster",
     tier: Tier | None = None,
     artifact_storage: str | None = None,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     **ray_run_config_kwargs: Any,
 ) -> ray.tune.RunConfig:
     """A ``ray.tune.RunConfig`` for a ``Tuner``, on the storage that the plan chose; as :func:`run_config`."""
@@ -215,7 +215,9 @@ def report(
     hand_over(metrics, checkpoint_dir, keep=keep, **ray_report_kwargs)
 
 
-def results(name: str, *, artifact_storage: str | None = None, credentials: str | None = None) -> ray.train.Result:
+def results(
+    name: str, *, artifact_storage: str | None = None, credentials: Credentials | None = None
+) -> ray.train.Result:
     """The result of a Train run that exists, with :class:`ray_anystorage.Checkpoint` objects; needs no Ray cluster.
 
     Parameters

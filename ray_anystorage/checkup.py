@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, overload
 
 from ray_anystorage.cluster.nodes import NODE_TIMEOUT, alive_nodes
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
 from ray_anystorage.errors import RequestError
 from ray_anystorage.resolve import Survey, site_variables, survey
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @overload
 def doctor(
-    *, cluster: Literal[False] = False, credentials: str | None = None, artifact_storage: str | None = None
+    *, cluster: Literal[False] = False, credentials: Credentials | None = None, artifact_storage: str | None = None
 ) -> Report: ...
 
 
@@ -25,7 +26,7 @@ def doctor(
 def doctor(
     *,
     cluster: Literal[True],
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     artifact_storage: str | None = None,
     timeout: float = NODE_TIMEOUT,
 ) -> ClusterReport: ...
@@ -34,7 +35,7 @@ def doctor(
 def doctor(
     *,
     cluster: bool = False,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     artifact_storage: str | None = None,
     timeout: float = NODE_TIMEOUT,
 ) -> Report | ClusterReport:
@@ -68,15 +69,18 @@ def doctor(
         return examine(found.environment, found.grant)
     if not 0 < timeout < float("inf"):
         raise RequestError(f"timeout={timeout!r} is not a time in seconds: expected a number above 0")
+    from ray_anystorage.cluster.broker import await_agents, feeding
     from ray_anystorage.cluster.probe import ask_nodes, connected
     from ray_anystorage.diagnosis.cluster_report import ClusterReport
 
     with connected():
         found = survey(credentials=credentials, nodes=alive_nodes(), roots=roots)
-        environment = found.environment
-        answers = ask_nodes(
-            grant=found.grant, credentials=environment.credentials, env_vars=_variables(found, roots), timeout=timeout
-        )
+        environment, env_vars = found.environment, _variables(found, roots)
+        with feeding(env_vars):
+            await_agents(env_vars, timeout)
+            answers = ask_nodes(
+                grant=found.grant, credentials=environment.credentials, env_vars=env_vars, timeout=timeout
+            )
     return ClusterReport(answers, environment.credentials, environment.notes)
 
 

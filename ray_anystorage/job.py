@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_anystorage.cluster.nodes import alive_nodes
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import Tier
 from ray_anystorage.policy.request import check_name
@@ -15,7 +16,10 @@ from ray_anystorage.settings import read_settings
 
 
 def runtime_env(
-    runtime_env: Mapping[str, Any] | None = None, *, credentials: str | None = None, artifact_storage: str | None = None
+    runtime_env: Mapping[str, Any] | None = None,
+    *,
+    credentials: Credentials | None = None,
+    artifact_storage: str | None = None,
 ) -> dict[str, Any]:
     """A ``runtime_env`` for ``ray.init`` or job submission: every process of the job reaches the bucket.
 
@@ -24,7 +28,8 @@ def runtime_env(
     runtime_env
         The job's own; it is kept and merged.
     credentials
-        As in :func:`run_config`. With ``"env"`` the result holds secret values: hand it to Ray, do not print it.
+        As in :func:`run_config`. With ``"env"`` the result holds secret values: hand it to Ray, do not print it. With
+        a broker this process, which must be the driver, serves the job until it ends.
     artifact_storage
         The bucket's URI, where the environment does not say it.
 
@@ -35,6 +40,7 @@ def runtime_env(
     ConfigClashError
         The job's own variables say something else.
     """
+    from ray_anystorage.cluster.broker import feed_from_now_on
     from ray_anystorage.credentials.choose import merge_runtime_env
     from ray_anystorage.resolve import site_variables
 
@@ -45,6 +51,7 @@ def runtime_env(
     granted = found.grant.all_env_vars() if found.grant else {}
     secret_names = found.grant.secrets.names if found.grant else ()
     merged: dict[str, Any] = merge_runtime_env(runtime_env, {**dict(site_variables(roots)), **granted}, secret_names)
+    feed_from_now_on(granted)
     return merged
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from ray_anystorage.checkpoint.node import Node, current
 from ray_anystorage.checkpoint.opened import Opened
 from ray_anystorage.checkpoint.restore import Sources
-from ray_anystorage.credentials.choose import choose
+from ray_anystorage.credentials.choose import choose, choose_here
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.discovery.buckets import address_in, parse_bucket_uri
-from ray_anystorage.errors import RequestError, StaticKeysError
+from ray_anystorage.errors import RequestError
 from ray_anystorage.settings import Settings, process_environment, read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.store import Store
@@ -81,7 +82,7 @@ def origin_of(place: str) -> Origin:
 
 
 def bucket_recipe(
-    uri: str, *, credentials: str | None = None, what: str = "checkpoint", settings: Settings | None = None
+    uri: str, *, credentials: Credentials | None = None, what: str = "checkpoint", settings: Settings | None = None
 ) -> BucketRecipe:
     """The recipe of a bucket folder, with the credentials that this process finds for it.
 
@@ -106,10 +107,5 @@ def bucket_recipe(
     settings = settings or read_settings(environ, roots={"artifact": uri})
     address = address_in(uri, settings, what=what)
     mode = credentials or settings.credentials
-    try:
-        grant = choose(mode or "auto", address, environ)
-    except StaticKeysError:
-        if mode is not None:
-            raise
-        grant = choose("env", address, environ)
+    grant = choose(mode, address, environ) if mode is not None else choose_here(address, environ)
     return BucketRecipe(address, grant.mode, grant.source, grant.env_vars)

@@ -77,6 +77,12 @@ class StorageRecipe:
     why: str
     credentials: str
 
+    @property
+    def bucket_variables(self) -> dict[str, str]:
+        """The harmless variables of the bucket that the run uses, for all or for what spills; none without one."""
+        bucket = self.filesystem if isinstance(self.filesystem, FileSystemRecipe) else self.spill
+        return dict(bucket.env_vars) if bucket else {}
+
     def build_filesystem(self) -> Any:
         """Build the ``pyarrow.fs.FileSystem``; a bucket's reads credentials from this process's environment."""
         if isinstance(self.filesystem, HomeRecipe):

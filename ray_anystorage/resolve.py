@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ray_anystorage.credentials.choose import check_mode, choose
-from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.credentials.grant import Credentials, Grant
 from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.discovery.discover import discover
 from ray_anystorage.discovery.homes import can_be_searched, find_bucket_home, find_mount_homes
@@ -72,7 +72,7 @@ class Resolved:
 def survey(
     name: str | None = None,
     *,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     nodes: int | None = None,
     roots: Mapping[Tier, str | None] | None = None,
 ) -> Survey:
@@ -143,7 +143,7 @@ def _not_searched(name: str | None, reason: str) -> tuple[str, ...]:
 def resolve(
     request: Request,
     *,
-    credentials: str | None = None,
+    credentials: Credentials | None = None,
     nodes: int | None = None,
     roots: Mapping[Tier, str | None] | None = None,
     spills: bool = True,

@@ -11,6 +11,7 @@ from ray_anystorage.checkpoint.ownership import known_run_id
 from ray_anystorage.checkpoint.record import RECORD
 from ray_anystorage.checkpoint.save import mark_attempt
 from ray_anystorage.checkpoint.small_files import names_below, patiently
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import RunHome, Tier
 from ray_anystorage.errors import CredentialsError, ObjectMissingError, RequestError, RunMissingError, SeveralHomesError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
@@ -76,7 +77,7 @@ class Run:
         return Origin(self.home, self.spill, checkpoint)
 
 
-def find_run(run: str, *, credentials: str | None = None, artifact_storage: str | None = None) -> Run:
+def find_run(run: str, *, credentials: Credentials | None = None, artifact_storage: str | None = None) -> Run:
     """Find a run that exists.
 
     Parameters
@@ -110,12 +111,12 @@ def find_run(run: str, *, credentials: str | None = None, artifact_storage: str 
     else:
         if "/" in run:
             raise RequestError(f"run {run!r}: expected a name, an absolute path, or the URI of a run home")
-        mode = artifact.mode if artifact else credentials
+        mode = artifact.mode if artifact and not callable(credentials) else credentials
         found = _named(check_name(run), settings, survey(run, credentials=mode, roots=roots))
     return _with_spill(found, artifact, obstacle)
 
 
-def _artifact_folder(settings: Settings, credentials: str | None) -> tuple[BucketRecipe | None, str | None]:
+def _artifact_folder(settings: Settings, credentials: Credentials | None) -> tuple[BucketRecipe | None, str | None]:
     """The bucket of this process's settings, or why it cannot be reached; nothing of either where there is none."""
     location = next((location for location in settings.locations if location.tier == "artifact"), None)
     if location is None:
@@ -170,7 +171,7 @@ def _at_path(path: str, settings: Settings) -> Run:
     return _checked(Run(os.path.basename(path), path, tier, MountRecipe(path), None, settings.call_timeout))
 
 
-def _at_uri(uri: str, credentials: str | None) -> Run:
+def _at_uri(uri: str, credentials: Credentials | None) -> Run:
     recipe = bucket_recipe(uri, credentials=credentials, what="run")
     name = recipe.address.prefix.rpartition("/")[2]
     if not name:

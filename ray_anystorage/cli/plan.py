@@ -17,7 +17,7 @@ from ray_anystorage.policy.request import AUDIENCES, Audience
 @click.option("--audience", type=click.Choice(AUDIENCES), default="cluster", show_default=True, help="Who sees it.")
 @click.option("--tier", type=click.Choice(TIERS), help="Force one of the tiers.")
 @click.option("--artifact-storage", metavar="URI", help="The bucket folder, where the environment names another.")
-@click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
+@click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def plan(
     name: str | None,

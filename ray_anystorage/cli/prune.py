@@ -37,7 +37,7 @@ class _Work:
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.option("--unnamed", is_flag=True, help="Also whole checkpoints that Ray's snapshot of the run does not name.")
 @click.option("--not-running", is_flag=True, help="The controller that holds the run is known to be dead.")
-@click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
+@click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included; needs --dry-run or --yes.")
 def prune(
     run: str, dry_run: bool, yes: bool, unnamed: bool, not_running: bool, credentials: str | None, as_json: bool

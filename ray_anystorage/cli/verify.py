@@ -23,7 +23,7 @@ _STYLES = {"ok": "green", "damaged": "red", "never committed": "red", "not reada
 @click.argument("run")
 @click.argument("checkpoint", required=False)
 @click.option("--sizes", is_flag=True, help="Compare sizes alone: finds what is gone or cut short, and no flipped bit.")
-@click.option("--credentials", metavar="MODE", help='For the bucket: "auto", "ambient", "reference" or "env".')
+@click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def verify(run: str, checkpoint: str | None, sizes: bool, credentials: str | None, as_json: bool) -> None:
     """Read the checkpoints of a run again, wherever they lie, and compare every byte with what was saved.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 
 from ray_anystorage.credentials.agent import Agent
 from ray_anystorage.credentials.agent_address import address_in, new_address
-from ray_anystorage.credentials.lease import Lease
+from ray_anystorage.credentials.lease import Kind, Lease
 from ray_anystorage.credentials.memory_folder import memory_root
 from ray_anystorage.credentials.providers import Provider, renew_in
 from ray_anystorage.errors import CredentialsError
@@ -33,8 +33,8 @@ class Broker:
         Where its agents are found on every node, and what they want to be shown.
     """
 
-    def __init__(self, provider: Provider) -> None:
-        self.provider = provider
+    def __init__(self, provider: Provider, kind: Kind = "aws") -> None:
+        self.provider, self._kind = provider, kind
         self.token = secrets.token_urlsafe(32)
         self.address, self._port = new_address(memory_root())
         self._lock = threading.RLock()
@@ -98,6 +98,10 @@ class Broker:
     def _renewed(self) -> Lease:
         try:
             lease = self.provider.lease()
+            if lease.kind != self._kind:
+                raise CredentialsError(
+                    f"{self.provider.description} gives {lease.kind} credentials, not {self._kind} ones"
+                )
         except CredentialsError as error:
             return self._failed(error)
         self._failures, self._due = 0, time.time() + renew_in(lease)
@@ -132,12 +136,12 @@ _brokers: dict[Hashable, Broker] = {}
 _lock = threading.Lock()
 
 
-def broker_of(provider: Provider) -> Broker:
+def broker_of(provider: Provider, kind: Kind = "aws") -> Broker:
     """This process's broker of a source: one, however many runs it serves."""
     with _lock:
         known = _brokers.get(provider.identity)
         if known is None:
-            known = _brokers[provider.identity] = Broker(provider)
+            known = _brokers[provider.identity] = Broker(provider, kind)
         return known
 
 
@@ -145,6 +149,18 @@ def own_broker(variables: Mapping[str, str]) -> Broker | None:
     """The broker of this process that variables lead to; ``None`` where it is another's, or there is none."""
     address = address_in(variables)
     return next((broker for broker in list(_brokers.values()) if broker.address == address), None)
+
+
+def without_gone(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables, less those that would lead this driver's process to the agents of an earlier driver's broker.
+
+    A file that an earlier driver wrote names them, as Ray Tune's state does.
+    """
+    address = address_in(variables)
+    if address is None or not _brokers or own_broker(variables) is not None or address.serves():
+        return dict(variables)
+    gone = address.variables("aws").keys() | address.variables("google").keys()
+    return {name: value for name, value in variables.items() if name not in gone}
 
 
 def serve_own(variables: Mapping[str, str]) -> None:

@@ -28,7 +28,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from ray_anystorage.credentials.azure import azure_variables
-from ray_anystorage.credentials.grant import Grant, Mode
+from ray_anystorage.credentials.brokered import brokered, brokered_callable
+from ray_anystorage.credentials.grant import Credentials, Grant, Mode
+from ray_anystorage.credentials.reasons import problems, why_not_better
 from ray_anystorage.credentials.redact import MASK, Secrets
 from ray_anystorage.credentials.sources import DMI_ROOT, Source, find_sources, looked_for, own_endpoint, usable
 from ray_anystorage.environment import BucketAddress
@@ -41,18 +43,14 @@ from ray_anystorage.errors import (
     UnsupportedStoreError,
 )
 
-MODES = ("auto", "ambient", "reference", "env")
+MODES = ("auto", "ambient", "reference", "broker", "env")
 _SCHEMES = ("s3", "gs", "abfss")
 _EXPOSED = "Ray writes the values in plain text to its runtime-env log and returns them in its state records"
-_PROFILE_ON_NODES = (
-    "put the keys into a profile file on every node and set AWS_PROFILE (and AWS_SHARED_CREDENTIALS_FILE where the "
-    "file is not ~/.aws/credentials)"
-)
 _IDENTITY = {"s3": "an instance role", "gs": "a service account", "abfss": "a managed or workload identity"}
 _SET = {
     "s3": "set AWS_PROFILE",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
-    "abfss": "set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY and say credentials=\"env\"",
+    "abfss": 'set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY and say credentials="env"',
 }
 _SET_SECRETS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that holds keys",
@@ -63,14 +61,15 @@ _SET_SECRETS = {
 _EXPANDED_BY_RAY = re.compile(r"\$(\w|\{)")
 
 
-def choose(mode: str, address: BucketAddress, environ: Mapping[str, str], *, dmi_root: str = DMI_ROOT) -> Grant:
+def choose(mode: Credentials, address: BucketAddress, environ: Mapping[str, str], *, dmi_root: str = DMI_ROOT) -> Grant:
     """Choose credentials for a bucket.
 
     Parameters
     ----------
     mode
-        ``auto`` takes the safest that works: an identity of the nodes, else a reference; never ``env``. ``ambient`` is
-        believed without a sign of it on this node. ``reference`` and ``env`` insist on a source that can be carried so.
+        ``auto`` takes the safest that works: an identity of the nodes, else a reference, else a broker; never ``env``.
+        ``ambient`` is believed without a sign of it on this node. The others insist on a source that can be carried
+        so. A callable is asked by a broker.
     address
         The bucket.
     environ
@@ -83,21 +82,33 @@ def choose(mode: str, address: BucketAddress, environ: Mapping[str, str], *, dmi
     RequestError
         The mode or the bucket's scheme is unknown.
     StaticKeysError
-        ``auto``, and static keys are the only source.
+        ``auto``, and secrets that no broker serves (Azure's) are the only source.
     CredentialsNotFoundError
         There is no source.
     CredentialsError
         A source that is named cannot be used, or the mode cannot carry what there is.
     """
     _refuse_unknown(mode, address)
+    if not isinstance(mode, str):
+        source = brokered_callable(address, mode)
+        return _grant("broker", source, address, f"{source.description}: it was given as credentials")
     sources = find_sources(address, environ, dmi_root=dmi_root)
     choosers: Mapping[str, Callable[..., Grant]] = {
         "auto": _auto,
         "ambient": _ambient,
         "reference": _reference,
+        "broker": _broker,
         "env": _env,
     }
     return choosers[mode](address, sources, looked_for(address, environ))
+
+
+def choose_here(address: BucketAddress, environ: Mapping[str, str], *, dmi_root: str = DMI_ROOT) -> Grant:
+    """As ``auto``, for this process alone: nothing travels, so secrets serve as they are. Raises the same errors."""
+    sources = find_sources(address, environ, dmi_root=dmi_root)
+    better = any(source.usable for source in sources if source.mode != "env")
+    static = next(usable(sources, "env"), None)
+    return choose("env" if static and not better else "auto", address, environ, dmi_root=dmi_root)
 
 
 def merge_runtime_env(
@@ -124,26 +135,20 @@ def merge_runtime_env(
     return merged
 
 
-def check_mode(mode: str, *, said_by: str = "credentials") -> None:
+def check_mode(mode: Credentials, *, said_by: str = "credentials") -> None:
     """Refuse what is not a mode.
 
     Raises
     ------
     RequestError
         Naming the value and the modes.
-    CredentialsError
-        For ``"broker"``, which is planned.
     """
-    if mode == "broker":
-        raise CredentialsError(
-            'credentials="broker" is not available in this version\n  what to do: use "reference" (a profile or a key '
-            f'file that is on every node), "ambient" (the nodes\' own identity) or "env" (static keys; {_EXPOSED})'
-        )
-    if mode not in MODES:
-        raise RequestError(f"{said_by}={mode!r} is not a mode: expected one of {', '.join(map(repr, MODES))}")
+    if not callable(mode) and mode not in MODES:
+        expected = f"one of {', '.join(map(repr, MODES))}, or a callable that returns credentials"
+        raise RequestError(f"{said_by}={mode!r} is not a mode: expected {expected}")
 
 
-def _refuse_unknown(mode: str, address: BucketAddress) -> None:
+def _refuse_unknown(mode: Credentials, address: BucketAddress) -> None:
     check_mode(mode)
     if address.scheme not in _SCHEMES:
         raise UnsupportedStoreError(
@@ -158,16 +163,18 @@ def _refuse_unknown(mode: str, address: BucketAddress) -> None:
 def _auto(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> Grant:
     for mode in ("ambient", "reference"):
         for source in usable(sources, mode):
-            return _grant(mode, source, address, f"{source.description}: {_why_not_better(source, sources)}")
+            return _grant(mode, source, address, f"{source.description}: {why_not_better(source, sources)}")
+    served = brokered(address, sources)
+    if served is not None:
+        return _grant("broker", served, address, f"{served.description}: {why_not_better(served, sources)}")
     static = next(usable(sources, "env"), None)
     if static is None:
         _nothing("auto", address, sources, looked)
     role = f", or give the nodes {_IDENTITY[address.scheme]}" if own_endpoint(address) else ""
-    file = f"; or {_PROFILE_ON_NODES}" if address.scheme == "s3" else ""
     raise StaticKeysError(
         f'{static.description} are the only credentials for {address.uri}, and credentials="auto" never puts secret '
-        f"values into runtime_env{_problems(sources)}\n  looked for: {looked}\n"
-        f'  what to do: say credentials="env" to carry them all the same ({_EXPOSED}){file}{role}'
+        f"values into runtime_env{problems(sources)}\n  looked for: {looked}\n"
+        f'  what to do: say credentials="env" to carry them all the same ({_EXPOSED}){role}'
     )
 
 
@@ -176,7 +183,7 @@ def _ambient(address: BucketAddress, sources: tuple[Source, ...], looked: str) -
     if found is not None:
         return _grant("ambient", found, address, f'{found.description}: credentials="ambient" was asked for')
     believed = Source("instance", "ambient", "the nodes' own identity, as asked for")
-    sign = f"no sign of it on this node{_problems(sources, 'ambient')}"
+    sign = f"no sign of it on this node{problems(sources, 'ambient')}"
     return _grant("ambient", believed, address, f'credentials="ambient" was asked for; {sign}')
 
 
@@ -185,6 +192,17 @@ def _reference(address: BucketAddress, sources: tuple[Source, ...], looked: str)
     if source is None:
         _nothing("reference", address, sources, looked)
     return _grant("reference", source, address, f'{source.description}: credentials="reference" was asked for')
+
+
+def _broker(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> Grant:
+    known = next((source for source in usable(sources, "ambient") if source.references), None)
+    if known is not None:
+        reason = f'{known.description}: credentials="broker" was asked for, and one serves this process already'
+        return _grant("ambient", known, address, reason)
+    source = brokered(address, sources)
+    if source is None:
+        _nothing("broker", address, sources, looked)
+    return _grant("broker", source, address, f'{source.description}: credentials="broker" was asked for')
 
 
 def _env(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> Grant:
@@ -207,7 +225,7 @@ def _env(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> Gr
 
 
 def _grant(mode: Mode, source: Source, address: BucketAddress, reason: str) -> Grant:
-    references = dict(source.references) if mode == "reference" else {}
+    references = dict(source.references) if mode != "env" else {}
     secrets = source.secrets.reveal() if mode == "env" else {}
     for name, value in {**references, **secrets}.items():
         if _EXPANDED_BY_RAY.search(value):
@@ -243,30 +261,6 @@ def _address_variables(address: BucketAddress, region: str | None, secret_names:
 # --- reasons and errors ---------------------------------------------------------------------------
 
 
-def _why_not_better(chosen: Source, sources: tuple[Source, ...]) -> str:
-    """Why nothing safer was taken, and what lies beside it unused."""
-    passed = "; ".join(f"{source.description} passed over, {source.problem}" for source in sources if source.problem)
-    static = next((source for source in sources if source.mode == "env" and source.usable), None)
-    unused = f'{static.description} not used, credentials="env" would carry them' if static else ""
-    if chosen.mode == "ambient":
-        named = next((source for source in usable(sources, "reference")), None)
-        lead = "the safest, since no credentials travel"
-        beside = f'{named.description} not used, credentials="reference" would name it' if named else ""
-    else:
-        lead = "the safest that works, since only names travel"
-        beside = "" if any(source.mode == "ambient" for source in sources) else "no identity of the nodes was found"
-    return "; ".join(part for part in (lead, beside, passed, unused) if part)
-
-
-def _problems(sources: tuple[Source, ...], mode: Mode | None = None) -> str:
-    lines = [
-        f"\n  passed over: {source.description}: {source.problem}"
-        for source in sources
-        if source.problem and mode in (None, source.mode)
-    ]
-    return "".join(lines)
-
-
 def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], looked: str) -> NoReturn:
     """Raise for a mode that has no usable source: the named one that is broken, else that there is none."""
     broken = [source for source in sources if source.problem and source.mode != "ambient"]
@@ -274,7 +268,7 @@ def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], loo
         broken = [source for source in broken if mode == "auto" or source.mode == mode]
     if broken:
         raise CredentialsError(
-            f"the credentials for {address.uri} cannot be used: {broken[0].problem}{_problems(tuple(broken[1:]))}\n"
+            f"the credentials for {address.uri} cannot be used: {broken[0].problem}{problems(tuple(broken[1:]))}\n"
             '  what to do: correct it on this node and on every other, or say credentials="ambient" if the nodes have '
             "an identity of their own"
         )
@@ -282,6 +276,6 @@ def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], loo
     remedy = _SET_SECRETS[address.scheme] if mode == "env" else _SET[address.scheme]
     raise CredentialsNotFoundError(
         f'credentials="{mode}": no source for {address.uri} was found'
-        f"{f', only {found}' if found else ''}{_problems(sources)}\n  looked for: {looked}\n"
+        f"{f', only {found}' if found else ''}{problems(sources)}\n  looked for: {looked}\n"
         f'  what to do: {remedy}, or say credentials="ambient" if the nodes have an identity of their own'
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ray_anystorage.credentials.redact import Secrets
 
-Mode = Literal["ambient", "reference", "env"]
+Mode = Literal["ambient", "reference", "broker", "env"]
+Credentials = str | Callable[[], Mapping[str, Any]]  # a mode, "auto", or a callable of the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Grant:
     ----------
     mode
         ``ambient``: the nodes have an identity of their own. ``reference``: names of a profile or of files travel.
-        ``env``: secret values travel in ``runtime_env``.
+        ``broker``: an agent on each node gives what the driver hands it. ``env``: secret values travel in
+        ``runtime_env``.
     source
         One redacted phrase: ``"profile 'team' in /home/me/.aws/config"``.
     reason

@@ -21,18 +21,15 @@ _NODE_IDENTITY = ("container-role", "iam-role")  # botocore's names for asking t
 
 
 class Provider(Protocol):
-    """Gives the credentials of one source as they are now.
+    """Gives the credentials of one source as they are now."""
 
-    Attributes
-    ----------
-    description
-        One phrase for people, without secrets.
-    identity
-        Equal for two providers that ask the same source.
-    """
+    @property
+    def description(self) -> str:
+        """One phrase for people, without secrets."""
 
-    description: str
-    identity: Hashable
+    @property
+    def identity(self) -> Hashable:
+        """Equal for two providers that ask the same source."""
 
     def lease(self) -> Lease:
         """Ask the source; raises :class:`CredentialsError`, without secrets, where it gives nothing."""

@@ -54,6 +54,8 @@ class Source:
         The region that a profile names.
     problem
         Why it cannot serve, with what to do; empty when it can.
+    only_brokered
+        True where a broker can serve it although the problem keeps it from travelling.
     """
 
     kind: SourceKind
@@ -63,6 +65,7 @@ class Source:
     secrets: Secrets = field(default_factory=Secrets, compare=False)
     region: str | None = None
     problem: str = ""
+    only_brokered: bool = False
 
     @property
     def usable(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.credentials.aws_profile import absolute_path, file_problem, read_profile
 from ray_anystorage.credentials.azure import azure_looked_for, azure_sources
 from ray_anystorage.credentials.redact import Secrets
@@ -26,9 +27,10 @@ from ray_anystorage.credentials.source import (
 )
 from ray_anystorage.environment import BucketAddress
 
-__all__ = ["DMI_ROOT", "Source", "find_sources", "looked_for", "own_endpoint", "usable"]
+__all__ = ["DMI_ROOT", "KEY_VARIABLES", "Source", "find_sources", "looked_for", "own_endpoint", "usable"]
 
 _STATIC_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEY_VARIABLES = (*_STATIC_VARIABLES, "AWS_SECURITY_TOKEN")  # the last is an older name of the third
 _WEB_IDENTITY_VARIABLES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
 _GOOGLE_TYPES = (
     "service_account",
@@ -104,7 +106,10 @@ def _container(address: BucketAddress, environ: Mapping[str, str]) -> Source | N
     if token_file and not problem:
         problem = file_problem("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token_file)
     netloc = host if url.port is None else f"{host}:{url.port}"
-    return Source("container", "ambient", f"container credentials served at {netloc}", problem=problem)
+    # A broker's agents: no node has them by itself, so what leads there travels on, to the runs that start here.
+    agents = address_in(environ)
+    references = tuple(agents.variables("aws").items()) if agents else ()
+    return Source("container", "ambient", f"container credentials served at {netloc}", references, problem=problem)
 
 
 def _instance(address: BucketAddress, environ: Mapping[str, str], dmi_root: str) -> Source | None:
@@ -167,6 +172,7 @@ def _profile(environ: Mapping[str, str]) -> Source | None:
         secrets=profile.keys,
         region=profile.region,
         problem=profile.problem,
+        only_brokered=profile.kind == "chained role",
     )
 
 

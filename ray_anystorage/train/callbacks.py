@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ray_anystorage.checkpoint import staging
+from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.hooks import ControllerCallback, WorkerCallback, get_train_context
 from ray_anystorage.train.node import enter_node, hold_run, use_local_temporary_directory
@@ -27,6 +28,7 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
 
     def after_init_train_context(self) -> None:
         """Choose this node's cache and temporary directory."""
+        ensure_agent(self._recipe.bucket_variables)
         storage = get_train_context().get_storage()
         attempt = ""
         if isinstance(storage, AnyStorageContext):

@@ -53,6 +53,7 @@ __all__ = [
     "check_hooks",
     "controller_module",
     "get_train_context",
+    "keep_from_trials",
     "report_number",
 ]
 
@@ -99,6 +100,7 @@ def check_hooks() -> None:
         (StorageContext, "persist_current_checkpoint"),
         (StorageContext, "_check_validation_file"),
         (DataParallelTrainer, "_initialize_and_run_local_controller"),
+        (DataParallelTrainer, "_initialize_and_run_controller"),
         (WorkerCallback, "after_init_train_context"),
         (WorkerGroupCallback, "before_init_train_context"),
         (ControllerCallback, "after_controller_start"),
@@ -134,6 +136,15 @@ def carry_to_trials(names: Iterable[str]) -> None:
     UnsupportedRayError
         Tune keeps the names in another way.
     """
+    _carried_to_trials().update(names)
+
+
+def keep_from_trials(names: Iterable[str]) -> None:
+    """Have it hand on none of these, which its own list may have; raises the same."""
+    _carried_to_trials().difference_update(names)
+
+
+def _carried_to_trials() -> set[str]:
     from ray.tune.execution import class_cache
 
     known = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", None)
@@ -142,4 +153,4 @@ def carry_to_trials(names: Iterable[str]) -> None:
             f"Ray {ray.__version__} has no set ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE, which "
             f"ray_anystorage builds on: install a Ray from {_OLDEST} on (tested up to {_NEWEST})"
         )
-    known.update(names)
+    return known

@@ -12,6 +12,7 @@ import ray
 
 from ray_anystorage.checkpoint.cache_entry import own_root
 from ray_anystorage.checkpoint.node import Node, enter, node_at, node_folder
+from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.discovery.probe import bounded, probe_directory
 from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.recipe import StorageRecipe
@@ -55,6 +56,7 @@ def verify_on_node(checkpoint: Checkpoint, storage: AnyStorageContext) -> None:
     HomeNotVisibleError
         This node does not see the run home, which says nothing about the checkpoint.
     """
+    ensure_agent(storage.recipe.bucket_variables)
     storage.check_visible()
     node = enter_node(storage.recipe, storage.attempt)
     opened = checkpoint.opened(node)

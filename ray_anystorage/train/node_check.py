@@ -15,6 +15,7 @@ import ray
 
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.ownership import owner_of
+from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.credentials.grant import carried
 from ray_anystorage.diagnosis.bucket import PROBE_FOLDER, check_bucket, first_problem
 from ray_anystorage.diagnosis.preflight import Findings
@@ -67,6 +68,7 @@ class Needs:
 
 def check_node(needs: Needs) -> Findings:
     """Look at everything that the run needs of this node, side by side, each within its own time limit."""
+    ensure_agent(needs.recipe.bucket_variables)
     node: str = ray.get_runtime_context().get_node_id()
     with ThreadPoolExecutor(3) as pool:  # its threads always end, each look being bounded by itself
         home = pool.submit(_check_home, needs, node)

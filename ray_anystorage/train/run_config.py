@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.credentials.choose import merge_runtime_env
+from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.credentials.redact import redact, sounds_secret
 from ray_anystorage.environment import Tier
 from ray_anystorage.errors import ConfigClashError
@@ -17,6 +19,7 @@ from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 from ray_anystorage.train.callbacks import NodeSetup, RunEnd
 from ray_anystorage.train.controller import install_manager
+from ray_anystorage.train.fitting import feed_while_fitting
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, RunConfigV2, check_hooks
 from ray_anystorage.train.local_mode import refuse_local_mode
 from ray_anystorage.train.preflight import Preflight
@@ -59,6 +62,7 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
             )
         env_vars = {name: value for name, value in self._env_vars.items() if name in self.carried}
         apply_to_process(env_vars)
+        ensure_agent(env_vars)
         install_manager()
         install_validation()
         context = open_storage(recipe)
@@ -69,7 +73,7 @@ class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
 def build_run_config(
     request: Request,
     *,
-    credentials: str | None,
+    credentials: Credentials | None,
     nodes: int | None,
     roots: Mapping[Tier, str | None] | None = None,
     preflight: bool = True,
@@ -82,6 +86,7 @@ def build_run_config(
     resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots, runtime_env=runtime_env)
     recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
     refuse_local_mode(AnyStorageRunConfig)
+    feed_while_fitting(AnyStorageRunConfig)
     env_vars = resolved.worker_env_vars()
     return AnyStorageRunConfig(
         name=resolved.name,

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pyarrow
 import pyarrow.fs
 
+from ray_anystorage.credentials.broker import serve_own, without_gone
 from ray_anystorage.credentials.sources import own_endpoint
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import RequestError
@@ -126,7 +127,8 @@ def build(recipe: FileSystemRecipe) -> Any:
     native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem, "abfss": StoreFileSystem}
     if recipe.address.scheme not in native:
         raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(native)}")
-    apply_to_process(dict(recipe.env_vars))
+    apply_to_process(without_gone(dict(recipe.env_vars)))
+    serve_own(dict(recipe.env_vars))
     return (native[recipe.address.scheme] if _is_native(recipe) else StoreFileSystem)(recipe)
 
 

@@ -18,11 +18,15 @@ from botocore.credentials import (
     CredentialProvider,
     CredentialResolver,
     Credentials,
+    RefreshableCredentials,
 )
-from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, NoCredentialsError
 
+from ray_anystorage.credentials.agent_address import address_in
+from ray_anystorage.credentials.broker import Broker, own_broker
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.environment import BucketAddress, BucketOptions
+from ray_anystorage.errors import CredentialsError
 
 _ATTEMPTS = 2
 _CONTAINER_VARIABLES = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
@@ -74,7 +78,10 @@ def s3_session(address: BucketAddress, grant: Grant, *, connect_timeout: float, 
     for name, variable in _SESSION_VARIABLES.items():
         if variable in variables:
             session.set_config_variable(name, variables[variable])
-    if grant.mode != "ambient":
+    own = own_broker(variables)
+    if own is not None:
+        give(session, _of_broker(own))
+    elif grant.mode != "ambient" or address_in(variables) is not None:
         _use_only(session, variables)
     return session
 
@@ -152,6 +159,18 @@ class _Given(CredentialProvider):  # type: ignore[misc]
 
     def load(self) -> Credentials:
         return self._credentials
+
+
+def _of_broker(broker: Broker) -> Credentials:
+    """What this process's own broker gives, and gives again before it ends."""
+
+    def ask() -> dict[str, str]:
+        try:
+            return broker.lease().botocore_metadata()
+        except CredentialsError as error:
+            raise CredentialRetrievalError(provider="broker", error_msg=str(error)) from error
+
+    return RefreshableCredentials.create_from_metadata(metadata=ask(), refresh_using=ask, method="broker")
 
 
 def _use_only(session: Any, variables: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, 
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
+            "token": frozen.token or None,
             "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_AGE,
         }
 

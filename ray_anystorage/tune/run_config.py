@@ -9,6 +9,10 @@ from typing import Any
 
 from ray.tune import RunConfig
 
+from ray_anystorage.cluster.broker import feed_from_now_on
+from ray_anystorage.credentials.agent_address import address_in
+from ray_anystorage.credentials.grant import Credentials
+from ray_anystorage.credentials.sources import KEY_VARIABLES
 from ray_anystorage.environment import Tier
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.prepare import prepare_home
@@ -16,7 +20,7 @@ from ray_anystorage.policy import Request
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
-from ray_anystorage.train.hooks import carry_to_trials
+from ray_anystorage.train.hooks import carry_to_trials, keep_from_trials
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -24,7 +28,7 @@ logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below 
 def build_tune_run_config(
     request: Request,
     *,
-    credentials: str | None,
+    credentials: Credentials | None,
     nodes: int | None,
     roots: Mapping[Tier, str | None] | None = None,
     **ray_arguments: Any,
@@ -40,6 +44,9 @@ def build_tune_run_config(
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())
         carry_to_trials(resolved.plan.secret_names)
+    else:
+        keep_from_trials(KEY_VARIABLES)  # Tune's own list has them, and Ray writes down what it hands on
+    _serve_trials(resolved.worker_env_vars())
     filesystem = recipe.build_filesystem()
     if isinstance(filesystem, HomeFileSystem):
         prepare_home(filesystem)
@@ -53,3 +60,11 @@ def build_tune_run_config(
         )
     logger.info(recipe.log_line())
     return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)
+
+
+def _serve_trials(env_vars: Mapping[str, str]) -> None:
+    """Where a broker gives the credentials: feed its agents from now on, and lead trials and their own runs there."""
+    feed_from_now_on(env_vars)
+    if address_in(env_vars) is not None:
+        apply_to_process(env_vars)
+        carry_to_trials(env_vars)

@@ -127,15 +127,6 @@ def test_a_profile_travels_by_name_and_no_secret_travels_at_all(
     assert s3_server.secret_key not in output
 
 
-def test_static_keys_alone_are_refused_until_asked_for_by_name(
-    ray_cluster: RayCluster, s3_server: S3Server, site: dict[str, str]
-) -> None:
-    _, output = run(ray_cluster, {**site, **keys_of(s3_server)}, "refused", expect=1)
-    assert "StaticKeysError" in output
-    assert 'credentials="env"' in output
-    assert s3_server.secret_key not in output
-
-
 def test_a_run_begun_on_a_mount_stays_there_when_a_bucket_appears(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, site: dict[str, str], tmp_path: Path
 ) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_anystorage.credentials.choose import choose, merge_runtime_env
+from ray_anystorage.credentials.agent_address import address_in
+from ray_anystorage.credentials.broker import own_broker, serve_own
+from ray_anystorage.credentials.choose import choose, choose_here, merge_runtime_env
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.credentials.sources import Source, find_sources
 from ray_anystorage.environment import BucketAddress
@@ -17,7 +19,6 @@ from ray_anystorage.errors import (
     CredentialsError,
     CredentialsNotFoundError,
     RequestError,
-    StaticKeysError,
 )
 
 SECRET = "planted/Secret+Value"
@@ -418,33 +419,79 @@ def test_a_profile_named_by_a_variable_comes_before_a_web_identity_role(
     assert "profile" in choose("reference", AWS, {**both, "AWS_PROFILE": "default"}, dmi_root=nowhere).source
 
 
-def test_auto_never_carries_static_keys(nowhere: str) -> None:
-    with pytest.raises(StaticKeysError) as caught:
-        choose("auto", AWS, {**STATIC, "HOME": "/home/me"}, dmi_root=nowhere)
-    message = str(caught.value)
-    for part in (
-        "s3://data/runs",
-        'say credentials="env"',
-        "runtime-env log",
-        "state records",
-        "set AWS_PROFILE",
-        "instance role",
-        "/home/me/.aws/credentials",
-    ):
-        assert part in message
-    assert not any(value in message + repr(caught.value) for value in (SECRET, KEY_ID))
-
-
-def test_an_instance_role_is_no_advice_for_another_store(nowhere: str) -> None:
-    with pytest.raises(StaticKeysError, match="set AWS_PROFILE") as caught:
-        choose("auto", MINIO, STATIC, dmi_root=nowhere)
-    assert "instance role" not in str(caught.value)
+def test_auto_has_static_keys_served_by_a_broker(nowhere: str) -> None:
+    grant = choose("auto", AWS, {**STATIC, "HOME": "/home/me"}, dmi_root=nowhere)
+    assert (grant.mode, grant.secrets.names) == ("broker", ())
+    variables = dict(grant.env_vars)
+    agents = address_in(variables)
+    assert agents is not None
+    assert variables == {
+        **agents.variables("aws"),
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REGION": "eu-west-1",
+    }
+    assert choose("broker", AWS, STATIC, dmi_root=nowhere).env_vars == grant.env_vars, "one source, one broker"
+    assert not any(value in repr(grant) + str(grant.env_vars) for value in (SECRET, KEY_ID))
+    assert pickle.loads(pickle.dumps(grant.env_vars)) == grant.env_vars
+    broker = own_broker(variables)
+    assert broker is not None
+    assert broker.lease().values.reveal() == {"AccessKeyId": KEY_ID, "SecretAccessKey": SECRET}
 
 
 def test_static_keys_beside_a_broken_reference_name_it(nowhere: str, tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
-    with pytest.raises(StaticKeysError, match=absent):
-        choose("auto", AWS, {**STATIC, "AWS_SHARED_CREDENTIALS_FILE": absent}, dmi_root=nowhere)
+    grant = choose("auto", AWS, {**STATIC, "AWS_SHARED_CREDENTIALS_FILE": absent}, dmi_root=nowhere)
+    assert grant.mode == "broker"
+    assert absent in grant.reason
+
+
+def test_where_nothing_travels_static_keys_serve_as_they_are(profile: dict[str, str], nowhere: str) -> None:
+    assert choose_here(AWS, STATIC, dmi_root=nowhere).mode == "env"
+    assert choose_here(AWS, {**STATIC, **profile}, dmi_root=nowhere).mode == "reference"
+    with pytest.raises(CredentialsNotFoundError):
+        choose_here(AWS, {}, dmi_root=nowhere)
+
+
+@pytest.mark.parametrize("mode", ["auto", "broker"])
+def test_a_chained_role_is_served_by_a_broker(write, mode: str, nowhere: str) -> None:  # type: ignore[no-untyped-def]
+    text = f"[profile team]\nrole_arn = {ROLE}\nsource_profile = base\nregion = eu-north-1\n[profile base]\n{KEYS}"
+    environ = {"AWS_PROFILE": "team", "AWS_CONFIG_FILE": write("config", text)}
+    grant = choose(mode, BucketAddress("s3", "data", ""), environ, dmi_root=nowhere)
+    assert (grant.mode, dict(grant.env_vars)["AWS_REGION"]) == ("broker", "eu-north-1")
+    assert "AWS_PROFILE" not in dict(grant.env_vars)
+
+
+def test_a_callable_is_asked_by_a_broker(nowhere: str) -> None:
+    def mine() -> dict[str, str]:
+        raise AssertionError("nothing is asked before it is needed")
+
+    grant = choose(mine, AWS, {**STATIC, **IDENTITY}, dmi_root=nowhere)
+    assert (grant.mode, choose(mine, AWS, {}).env_vars) == ("broker", grant.env_vars)
+    assert "mine" in grant.source
+
+
+def test_a_google_file_is_served_by_a_broker_where_that_is_asked_for(write, nowhere: str) -> None:  # type: ignore[no-untyped-def]
+    path = write("key.json", json.dumps({"type": "service_account", "private_key": SECRET}))
+    grant = choose("broker", GCS, {"GOOGLE_APPLICATION_CREDENTIALS": path}, dmi_root=nowhere)
+    served = dict(grant.env_vars)["GOOGLE_APPLICATION_CREDENTIALS"]
+    assert (grant.mode, served == path) == ("broker", False)
+    serve_own(dict(grant.env_vars))
+    assert json.loads(Path(served).read_text())["private_key"] == SECRET
+
+
+def test_what_a_broker_serves_already_travels_on(nowhere: str) -> None:
+    here = choose("auto", AWS, STATIC, dmi_root=nowhere)
+    serve_own(dict(here.env_vars))
+    for mode in ("auto", "ambient", "broker"):
+        inside = choose(mode, AWS, dict(here.env_vars), dmi_root=nowhere)
+        assert inside.mode == "ambient"
+        assert set(address_in(dict(here.env_vars)).variables("aws").items()) <= set(inside.env_vars)  # type: ignore[union-attr]
+
+
+def test_broker_without_a_source_says_what_there_is(nowhere: str) -> None:
+    with pytest.raises(CredentialsNotFoundError, match='credentials="broker": no source'):
+        choose("broker", AWS, {}, dmi_root=nowhere)
 
 
 @pytest.mark.parametrize(
@@ -573,15 +620,8 @@ def test_a_gcs_endpoint_travels_under_each_clients_name(nowhere: str) -> None:
     assert set(dict(grant.env_vars).values()) == {"http://127.0.0.1:4443"}
 
 
-def test_broker_says_what_to_use_instead() -> None:
-    with pytest.raises(CredentialsError, match="not available in this version") as caught:
-        choose("broker", AWS, {})
-    for mode in ("reference", "ambient", "env"):
-        assert f'"{mode}"' in str(caught.value)
-
-
 def test_another_mode_names_the_value_and_what_is_expected() -> None:
-    with pytest.raises(RequestError, match=r"credentials='magic'.*'auto', 'ambient', 'reference', 'env'"):
+    with pytest.raises(RequestError, match=r"credentials='magic'.*'auto', 'ambient', 'reference', 'broker', 'env'"):
         choose("magic", AWS, {})
 
 

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
-from ray_anystorage.credentials.broker import Broker, broker_of, own_broker
+from ray_anystorage.credentials.agent import Agent
+from ray_anystorage.credentials.agent_address import new_address
+from ray_anystorage.credentials.broker import Broker, broker_of, own_broker, without_gone
 from ray_anystorage.credentials.lease import Lease
+from ray_anystorage.credentials.memory_folder import memory_root
 from ray_anystorage.credentials.providers import BotocoreSource, Callback, GoogleFile, StaticKeys, renew_in
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.errors import CredentialsError
@@ -265,3 +268,17 @@ def test_one_source_has_one_broker() -> None:
     assert own_broker(static.address.variables("aws")) is static
     assert own_broker({}) is None
     assert "planted" not in repr(vars(broker.provider))
+
+
+def test_a_driver_is_not_led_to_the_agents_of_an_earlier_one() -> None:
+    _, source = made(60)
+    own = broker_of(Callback(source)).address.variables("aws")
+    gone, held = new_address(memory_root())
+    held.close()
+    assert without_gone({"AWS_REGION": "r", **gone.variables("aws")}) == {"AWS_REGION": "r"}
+    assert without_gone({"AWS_REGION": "r", **own}) == {"AWS_REGION": "r", **own}
+    agent = Agent(gone, "token")
+    agent.start()
+    agent.take(Lease("aws", Secrets(VALUES)))
+    assert without_gone(gone.variables("aws")) == gone.variables("aws")
+    agent.close()
