@@ -30,7 +30,7 @@ class Driver:
     seconds: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
-    def until(self, condition: Callable[[], object], timeout: float = 60) -> None:
+    def until(self, condition: Callable[[], object], timeout: float = 100) -> None:
         """Wait for a condition that comes about while the driver runs."""
         deadline = time.monotonic() + timeout
         while not condition():
