@@ -1,4 +1,4 @@
-"""Azure's credentials: where they come from, and the variables that obstore and adlfs read.
+"""Azure's credentials: where they come from, and the variables that obstore reads.
 
 An ``abfss://container@account.dfs.core.windows.net/folder`` names account and container in its host. obstore talks to
 the account's Blob endpoint, which serves accounts with and without a hierarchical namespace.

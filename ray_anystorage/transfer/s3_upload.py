@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
+import secrets
 import threading
 import zlib
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ _OPERATION = "multipart upload"
 COPY_PART_BYTES = 1 << 30  # copied by one request within the read timeout: stores copy 100 MB/s and more
 _COPIES_AT_ONCE = 8
 _MOST_PARTS = 10_000
+_MARK = "anystorage"  # of the metadata that says which upload made an object
 _REFUSALS = 10  # to complete an upload, before they are believed
 
 
@@ -35,6 +36,7 @@ class S3Upload:
     def __init__(self, store: S3Store, bucket: str, path: str, key: str, size: int) -> None:
         self._store, self._key, self._size = store, key, size
         self._object = {"Bucket": bucket, "Key": path}
+        self._mark = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._id: str | None = None
         self._tags: dict[int, str] = {}
@@ -87,11 +89,11 @@ class S3Upload:
                 return self._complete()
             except (ObjectMissingError, BucketError) as error:
                 self._refusal = error
-        there = self._commits > 1 and self._is_there()
+        found = self._find_object() if self._commits > 1 else None
         refusal, self._refusal = self._refusal, None
-        if there:
+        if found is not None:
             self._id = None
-            return self._expected_tag()
+            return found
         self._refusals += 1
         if isinstance(refusal, ObjectMissingError) or self._refusals == _REFUSALS:
             raise refusal
@@ -122,23 +124,20 @@ class S3Upload:
             return self._id
 
     def _open(self) -> str:
-        client = self._store.boto
+        client, arguments = self._store.boto, {**self._object, "Metadata": {_MARK: self._mark}}
         try:
-            answer = self._store.request(_OPERATION, self._key, lambda: client.create_multipart_upload(**self._object))
+            answer = self._store.request(_OPERATION, self._key, lambda: client.create_multipart_upload(**arguments))
         except StorageError as error:
             self._refused = error
             raise
         return str(answer["UploadId"])
 
-    def _is_there(self) -> bool:
+    def _find_object(self) -> str | None:
+        """The ETag of the object where this upload made it. Its mark says so: no ETag tells of encrypted parts."""
         try:
             head = self._store.request("get", self._key, lambda: self._store.boto.head_object(**self._object))
         except ObjectMissingError:
-            return False
-        return bool(head["ContentLength"] == self._size and head["ETag"].strip('"') == self._expected_tag())
-
-    def _expected_tag(self) -> str:
-        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
-        tags = [tag.strip('"') for _, tag in sorted(self._tags.items())]
-        whole = hashlib.md5(bytes.fromhex("".join(tags)), usedforsecurity=False)
-        return f"{whole.hexdigest()}-{len(tags)}"
+            return None
+        marks = {name.lower(): value for name, value in head["Metadata"].items()}
+        ours = head["ContentLength"] == self._size and marks.get(_MARK) == self._mark
+        return str(head["ETag"].strip('"')) if ours else None

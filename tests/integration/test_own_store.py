@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from ray_anystorage.environment import BucketAddress, BucketOptions
 from ray_anystorage.testing.s3_server import DOMAIN, HOST, S3Server
 from ray_anystorage.transfer import s3_forked, s3_store, s3_upload
 from ray_anystorage.transfer.pyarrow_fs import RecipeS3FileSystem, StoreFileSystem
+from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.s3_store import S3Store
 from tests.harness.certificates import make_authority
+from tests.harness.faulty_proxy import faulty_proxy
 from tests.harness.mounts import cannot
 from tests.harness.own_driver import LARGE, TRAINER, TUNER, run_driver
 from tests.harness.ray_cluster import RayCluster, leave_clean
@@ -115,6 +118,13 @@ def test_a_tune_run_with_rights_to_one_folder_that_encrypts_and_pays(
     assert all_asked_for(narrow.seen)
 
 
+def encrypting_store(s3_server: S3Server, bucket: str, endpoint: str) -> S3Store:
+    options = BucketOptions(requester_pays=True, encryption="aws:kms", kms_key=KEY)
+    address = BucketAddress("s3", bucket, FOLDER, s3_server.region, endpoint, options)
+    keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
+    return S3Store(address, Grant("env", "test", "test", (), Secrets(keys)))
+
+
 def all_asked_for(seen: list[Seen]) -> bool:
     """Every request says who pays, and every one that makes an object how to encrypt it."""
     unpaid = [str(one) for one in seen if one.headers.get("x-amz-request-payer") != "requester"]
@@ -129,10 +139,7 @@ def test_copies_large_objects_and_forked_processes_ask_the_same(
 ) -> None:
     monkeypatch.setattr(s3_store, "COPY_PART_BYTES", 6 << 20)
     monkeypatch.setattr(s3_upload, "COPY_PART_BYTES", 6 << 20)
-    options = BucketOptions(requester_pays=True, encryption="aws:kms", kms_key=KEY)
-    address = BucketAddress("s3", bucket, FOLDER, s3_server.region, narrow.endpoint, options)
-    keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
-    store, content = S3Store(address, Grant("env", "test", "test", (), Secrets(keys))), os.urandom(9 << 20)
+    store, content = encrypting_store(s3_server, bucket, narrow.endpoint), os.urandom(LARGE)
     store.write_small("small", b"small")
     upload = store.begin("large", len(content))
     upload.part(0, 0, content)
@@ -153,6 +160,21 @@ def test_copies_large_objects_and_forked_processes_ask_the_same(
     assert all_asked_for(narrow.seen)
     assert {"copy", "part copy", "uploads", "delete"} <= {seen.name for seen in narrow.seen}
     assert narrow.refused == []
+
+
+def test_an_encrypted_object_whose_completion_got_no_answer_is_known_again(s3_server: S3Server, bucket: str) -> None:
+    with faulty_proxy(s3_server.endpoint) as proxy:
+        store = encrypting_store(s3_server, bucket, proxy.endpoint)
+        upload = store.begin("large", LARGE)
+        upload.part(0, 0, bytes(LARGE))
+        completions = itertools.count()
+        proxy.rule = lambda method, path: (
+            ("truncate" if next(completions) == 0 else "404") if method == "POST" and "uploadId" in path else None
+        )
+        with pytest.raises(Transient):
+            upload.commit()
+        assert upload.commit() == store.etag("large")
+        store.close()
 
 
 def test_an_authority_that_is_not_trusted_or_not_there_stops_the_run_before_it_starts(
