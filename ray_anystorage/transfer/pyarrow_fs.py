@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import pyarrow
 import pyarrow.fs
 
+from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.credentials.broker import serve_own, without_gone
-from ray_anystorage.credentials.sources import own_endpoint
+from ray_anystorage.credentials.sources import find_sources, own_endpoint
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import RequestError
-from ray_anystorage.settings import apply_to_process
+from ray_anystorage.settings import apply_to_process, process_environment
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.s3_client import addressing
@@ -30,6 +31,7 @@ from ray_anystorage.transfer.store_handler import StoreHandler
 DEFAULT_REGION = "us-east-1"
 OnDelete = Callable[[str, Callable[[], None]], None]  # gets the path, and what would delete it and no more
 _PYARROW, _PYARROW_WITH_CA_FILE = int(pyarrow.__version__.partition(".")[0]), 20
+_BEFORE_AGENTS = ("static keys", "profile", "web identity")
 _S3_ATTEMPTS = 4  # per request; Ray retries whole files on top
 
 
@@ -127,21 +129,29 @@ def build(recipe: FileSystemRecipe) -> Any:
     native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem, "abfss": StoreFileSystem}
     if recipe.address.scheme not in native:
         raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(native)}")
-    apply_to_process(without_gone(dict(recipe.env_vars)))
-    serve_own(dict(recipe.env_vars))
+    variables = dict(recipe.env_vars)
+    apply_to_process(without_gone(variables))
+    serve_own(variables)
     return (native[recipe.address.scheme] if _is_native(recipe) else StoreFileSystem)(recipe)
 
 
 def _is_native(recipe: FileSystemRecipe) -> bool:
     """Whether pyarrow's own client can ask as this store wants to be asked."""
     address, options = recipe.address, recipe.address.options
-    if recipe.copies_folders:
+    if recipe.copies_folders or _is_outranked(recipe):
         return False
     if options.encryption or options.requester_pays:  # it sends no header of ours
         return False
     if options.addressing == "path" and address.endpoint is None:  # it has no word for that
         return False
     return options.ca_file is None or (address.scheme == "s3" and _PYARROW >= _PYARROW_WITH_CA_FILE)
+
+
+def _is_outranked(recipe: FileSystemRecipe) -> bool:
+    """Whether this process has keys of its own that pyarrow's client would take before those of a broker's agent."""
+    if recipe.address.scheme != "s3" or address_in(dict(recipe.env_vars)) is None:
+        return False
+    return any(source.kind in _BEFORE_AGENTS for source in find_sources(recipe.address, process_environment()))
 
 
 def _deleted(on_delete: OnDelete | None, path: str, plainly: Callable[[], None]) -> None:
