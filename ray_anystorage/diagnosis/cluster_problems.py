@@ -15,7 +15,8 @@ from ray_anystorage.environment import NFS_TIERS, Problem, Tier
 from ray_anystorage.settings import PREFIX
 
 _CLOCK_LIMIT = 1.0  # seconds that clocks may surely differ; nodes that synchronise theirs are within hundredths
-_SHOWN = 8  # nodes that a sentence names to compare with
+_NAMED = 30  # nodes that a problem names in words; the values for programs have all
+_COMPARED = 8  # nodes that it names to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class ClusterProblem:
 
     def __str__(self) -> str:
         where = f"{self.tier} storage {self.place}: " if self.tier else ""
-        said = f"{listed(self.nodes)}: {where}{self.reason}"
+        said = f"{_some(self.nodes, most=_NAMED)}: {where}{self.reason}"
         return f"{said}\n  tried: {self.tried}\n  what to do: {self.remedy}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,8 +53,8 @@ class ClusterProblem:
 def find_problems(answers: Iterable[NodeAnswer]) -> tuple[ClusterProblem, ...]:
     """Everything that is wrong, the nodes themselves first; the order of the answers does not matter."""
     answers = sorted(answers, key=lambda answer: answer.node)
-    return (*_faults(answers), *_versions(answers), *_clocks(answers), *_tiers(answers), *_absences(answers),
-            *_elsewhere(answers))  # fmt: skip
+    finders = (_faults, _versions, _clocks, _tiers, _absences, _elsewhere)
+    return tuple(problem for find in finders for problem in find(answers))
 
 
 def _faults(answers: Sequence[NodeAnswer]) -> Iterator[ClusterProblem]:
@@ -107,7 +108,11 @@ def _elsewhere(answers: Sequence[NodeAnswer]) -> Iterator[ClusterProblem]:
             continue
         root = roots[tier].get(min(odd), "")
         same = "it is another place there than on "
-        reason = f"{same}{_some(parts[0])}" if parts[0] - odd else "it is a place of its own on each of these nodes"
+        reason = (
+            f"{same}{_some(parts[0], most=_COMPARED)}"
+            if parts[0] - odd
+            else "it is a place of its own on each of these nodes"
+        )
         yield ClusterProblem(
             nodes=tuple(sorted(odd)),
             tier=tier,
@@ -167,6 +172,6 @@ def _usual(values: Iterable[str]) -> str:
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def _some(nodes: Iterable[NodeName]) -> str:
+def _some(nodes: Iterable[NodeName], *, most: int) -> str:
     names = sorted(nodes)
-    return listed(names) if len(names) <= _SHOWN else f"{counted(len(names))} ({listed(names, most=2)})"
+    return listed(names) if len(names) <= most else f"{counted(len(names))} ({listed(names, most=2)})"

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from ray_anystorage.checkpoint.small_files import names_below, patiently
 from ray_anystorage.diagnosis.nodes import NodeName, counted, listed
 from ray_anystorage.diagnosis.preflight import Findings, Verdict, failure_of, preflight_error, weigh
 from ray_anystorage.environment import Problem
-from ray_anystorage.errors import NodeFailure
+from ray_anystorage.errors import AnyStorageError, NodeFailure
 from ray_anystorage.train.hooks import ControllerCallback, WorkerGroupCallback
 from ray_anystorage.train.node_check import FINDINGS, Needs, check_node, unseen
 from ray_anystorage.train.storage_context import AnyStorageContext
@@ -115,7 +116,7 @@ def _compare(storage: AnyStorageContext, needs: Needs, answers: dict[NodeName, F
         patiently(lambda: home.delete([f"{folder}/{name}" for name in seen]))
     for node, found in answers.items():
         if found.home is None and f"{needs.token}/{node.id}" not in seen:
-            answers[node] = Findings(unseen(needs), found.local, found.spill)
+            answers[node] = replace(found, home=unseen(needs))
 
 
 def _warn(run: str, verdicts: Mapping[NodeName, Verdict]) -> None:
@@ -141,16 +142,23 @@ def _no_answer(node: NodeName) -> NodeFailure:
 
 def _broken(node: NodeName, error: Exception) -> NodeFailure:
     cause = getattr(error, "cause", None) or error
-    said = str(cause).strip().splitlines() or [""]
-    lacking = isinstance(cause, ImportError) or "ModuleNotFoundError" in str(error)
+    if isinstance(cause, ImportError) or "ModuleNotFoundError" in str(error):
+        remedy = "install ray_anystorage on every node, in the same version, from one image or the job's runtime_env"
+    elif isinstance(cause, ray.exceptions.RayActorError):
+        remedy = "look at the node (ray status, ray logs); start the run again when it is back"
+    else:
+        remedy = "look into the logs of the node's workers (ray logs)"
+    said = str(cause) if isinstance(cause, AnyStorageError) else f"{type(cause).__name__}: {_last_line(cause)}"
     return NodeFailure(
         node=str(node),
         tier="",
         place="",
         error=type(cause).__name__,
-        reason=f"the preflight failed there: {type(cause).__name__}: {said[-1]}",
+        reason=f"the preflight failed there: {said}",
         tried="ran the preflight in one of its workers",
-        remedy="install ray_anystorage on every node, in the same version"
-        if lacking
-        else "look into the logs of the node's workers, and report this",
+        remedy=remedy,
     )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,13 +24,16 @@ from click.testing import CliRunner
 from ray import cloudpickle
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ray_anystorage as anystorage
 from ray_anystorage import errors
 from ray_anystorage.cli.main import main
 from ray_anystorage.diagnosis.preflight import Findings
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.train import callbacks, preflight
 from ray_anystorage.train.node_check import Needs, check_node
+from ray_anystorage.train.preflight import check_nodes
 from tests.harness.mounts import read_only, tmpfs
 from tests.harness.ray_cluster import _free_port, clean_environment, leave_clean
 from tests.harness.two_nodes import TwoNodes, two_nodes
@@ -108,12 +113,69 @@ def test_a_mount_that_is_another_one_after_a_restart_is_found_before_user_code(c
     assert not (mount / "moves" / ".anystorage" / "preflight").exists()
 
 
-def test_without_a_preflight_the_worker_itself_looks(cluster: TwoNodes, site: Path) -> None:
-    mount = site / "cluster"
-    with cluster.covered(mount, site / "other"):
-        error = failure_of(lambda: None, anystorage.run_config("off", preflight=False))
-    assert "does not see the run home" in str(error)
-    assert not isinstance(error, errors.NodePreflightError)
+def test_without_a_preflight_each_worker_looks_for_the_home_itself(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = anystorage.run_config("off", preflight=False)
+    assert not [one for one in config.callbacks if isinstance(one, preflight.Preflight)]
+    (setup,) = [one for one in config.callbacks if isinstance(one, callbacks.NodeSetup)]
+    storage = config.storage_context
+    monkeypatch.setattr(callbacks, "get_train_context", lambda: SimpleNamespace(get_storage=lambda: storage))
+    (site / "cluster").rename(site / "unmounted")
+    (site / "cluster").mkdir()
+    with pytest.raises(errors.HomeNotVisibleError, match="does not see the run home"):
+        setup.after_init_train_context()
+
+
+# --- who is asked, and who does not answer --------------------------------------------------------
+
+
+class Asked:
+    """Stands for Ray's worker: an actor that runs what it is told to, or ends, or hangs."""
+
+    def __init__(self, behaviour: str) -> None:
+        self._behaviour, self._times = behaviour, 0
+
+    def execute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        self._times += 1
+        if self._behaviour == "dies":
+            os._exit(1)
+        if self._behaviour == "hangs":
+            time.sleep(600)
+        return function(*arguments)
+
+    def times(self) -> int:
+        return self._times
+
+
+def worker_on(node: str, behaviour: str = "works") -> Any:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    actor = ray.remote(num_cpus=0)(Asked).options(scheduling_strategy=there).remote(behaviour)
+    metadata = SimpleNamespace(node_ip="127.0.0.1", hostname="here", node_id=node)
+    return SimpleNamespace(actor=actor, metadata=metadata, distributed_context=SimpleNamespace(world_size=4))
+
+
+def test_one_worker_of_each_node_is_asked(site: Path) -> None:
+    storage: Any = anystorage.run_config("asks").storage_context
+    workers = [worker_on(node_ids()[name]) for name in ("first", "second", "first", "first")]
+    check_nodes(storage, workers)
+    assert ray.get([worker.actor.times.remote() for worker in workers]) == [1, 1, 0, 0]
+    assert not (site / "cluster" / "asks" / ".anystorage" / "preflight").exists()
+
+
+def test_a_worker_that_dies_is_for_ray_and_a_node_that_hangs_is_named(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = anystorage.run_config("asks").storage_context
+    first, second = node_ids()["first"], node_ids()["second"]
+    with pytest.raises(ray.exceptions.RayActorError):
+        check_nodes(storage, [worker_on(first), worker_on(second, "dies")])
+    works, hangs = worker_on(first), worker_on(second, "hangs")
+    ray.get([works.actor.times.remote(), hangs.actor.times.remote()])  # both are up
+    monkeypatch.setattr(preflight, "_ANSWER_WITHIN", 3.0)
+    with pytest.raises(errors.NodePreflightError, match="did not answer within 3 s") as raised:
+        check_nodes(storage, [works, hangs])
+    assert [second[:8] in failure.node for failure in raised.value.failures] == [True]
+    assert [first[:8] in node for node in raised.value.fine] == [True]
+    ray.kill(hangs.actor)
 
 
 # --- what one node finds --------------------------------------------------------------------------

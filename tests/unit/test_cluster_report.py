@@ -128,6 +128,15 @@ def test_the_odd_ones_of_two_hundred_are_named_with_what_differs(capsys: pytest.
         assert words in text, words
 
 
+def test_a_fault_of_two_hundred_nodes_is_told_in_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    report = ClusterReport(tuple(answer(number, problems={"cluster": errors.MountDeadError}) for number in range(200)))
+    assert [len(problem.to_dict()["nodes"]) for problem in report.problems] == [200]
+    show_cluster(report)
+    text = capsys.readouterr().out
+    assert "200 nodes (10.0.0.0 (host-0, 000000ff)" in text
+    assert len(text.splitlines()) < 25
+
+
 def test_a_mount_that_no_node_has_is_no_problem_and_one_that_some_lack_names_them() -> None:
     absent = {"cluster": "absent", "user": "absent", "shared": "absent"}
     report = ClusterReport(tuple(met(answer(number, states=absent) for number in range(4))))
