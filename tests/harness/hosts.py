@@ -70,7 +70,8 @@ class Host:
     Attributes
     ----------
     number
-        From 1 on; the first has the head of the Ray cluster. Ray's label ``host`` has it, too.
+        From 1 on; the first has the head of the Ray cluster. Ray's label ``host`` has it, too. Its resources are 4
+        ``CPU`` and 2 ``seat``: of the first, Ray holds some back for a run that was killed, for minutes.
     address
         On the bridge.
     files
@@ -111,8 +112,8 @@ class Host:
         """Begin to start the host's Ray node; :func:`_wait_for_ray` waits for it."""
         to = ["--head", f"--port={_PORT}"] if self.number == 1 else [f"--address={self.ray_address}"]
         command = [str(Path(sys.executable).parent / "ray"), "start", *to, "--block", "--num-cpus=4",
-                   f"--node-ip-address={self.address}", f"--labels=host={self.number}", "--disable-usage-stats",
-                   f"--object-store-memory={80 << 20}"]  # fmt: skip
+                   f"--node-ip-address={self.address}", f"--labels=host={self.number}", '--resources={"seat": 2}',
+                   f"--object-store-memory={80 << 20}", "--disable-usage-stats"]  # fmt: skip
         command += ["--include-dashboard=false"] if self.number == 1 else []
         with (self.files / "start.log").open("w") as log:
             return subprocess.Popen(
