@@ -46,7 +46,9 @@ class PosixStore:
 
     def __init__(self, root: str, *, requests: int = _REQUESTS, wrote_back: Callable[[], None] = lambda: None) -> None:
         self.root = os.path.abspath(root)
-        self.limits = Limits(single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES)
+        self.limits = Limits(
+            single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES
+        )
         self.counters = Counters()
         self.wrote_back = wrote_back
         self._unsettled: set[str] = set()
