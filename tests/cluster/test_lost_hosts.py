@@ -35,6 +35,11 @@ def test_a_host_that_loses_power_in_the_middle_of_a_save_leaves_a_run_that_goes_
     assert took < SOON  # three seconds of it until Ray takes the host for dead
 
 
+PROCESSES = """
+for process in /proc/[0-9]*; do
+  if tr '\\0' ' ' <$process/cmdline 2>/dev/null | grep -q "^ray::$1"; then echo ${process#/proc/}; fi
+done
+"""
 ELASTIC = {"num_workers": (4, 6), "resources_per_worker": {"seat": 1}, "elastic_resize_monitor_interval_s": 1.0}
 
 
@@ -58,6 +63,22 @@ def test_a_host_that_joins_later_gets_workers_that_go_on_with_the_others(lab: La
     run.check("step-2", ranks=6)
 
 
+def test_a_host_that_joins_later_without_the_mount_is_named(lab: Lab) -> None:
+    lab.power_off(3)
+    run = Run(lab, "joined-without")
+    run.open(1)
+    driver = run.start(until=2, **ELASTIC)
+    driver.until(lambda: run.committed("step-1"))
+    lab.start(3)
+    joined = time.monotonic()
+    with lab.hosts[3].unmounted():
+        said = driver.failure()
+        assert time.monotonic() - joined < SOON
+    assert "run 'joined-without' was not started: 1 of 3 nodes cannot do what it needs" in said
+    assert f"node {lab.hosts[3].address} (" in said
+    run.check("step-1", ranks=4)
+
+
 def test_a_host_that_was_cut_off_and_comes_back_spoils_nothing(lab: Lab) -> None:
     """Its workers go on for a while, and see the mount, which is not reached over the link that was cut."""
     run, host = Run(lab, "cut-off-host"), lab.hosts[3]
@@ -78,3 +99,23 @@ def test_a_host_that_was_cut_off_and_comes_back_spoils_nothing(lab: Lab) -> None
     assert [found["from"] for found in run.begun("step-3")] == [1] * 3
     assert took < SOON  # three seconds of it until Ray takes the host for dead
     lab.power_off(3)  # Ray took it for dead, and its node ends itself
+
+
+def test_a_host_whose_agent_is_killed_has_another_for_the_workers_that_start_next(lab: Lab) -> None:
+    """The keys are in the driver's environment alone; a worker that is killed as well makes the run start anew."""
+    run, host = Run(lab, "agent-killed", lab.server.make_bucket(), in_bucket=True, credentials="broker"), lab.hosts[2]
+    run.open(1)
+    driver = run.start(2, 3, until=2, failures=1)
+    driver.until(lambda: run.committed("step-1"))
+    for other in (host, lab.hosts[3]):
+        assert other.shell('grep -sl "$1" /proc/[0-9]*/environ || true', lab.server.secret_key) == ""
+    (agent,), (worker,) = (host.shell(PROCESSES, name).split() for name in ("NodeAgent", "RayTrainWorker"))
+    host.shell('kill -9 "$1" "$2"', agent, worker)
+    run.open(2)
+    killed = time.monotonic()
+    assert driver.result()["step"] == 2
+    assert time.monotonic() - killed < SOON
+    begun = run.begun("step-2")
+    assert [found["from"] for found in begun] == [1, 1]
+    assert all(found["held"] == run.held(1, ranks=2) for found in begun)
+    run.check("step-2", ranks=2)

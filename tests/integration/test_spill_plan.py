@@ -12,6 +12,7 @@ import pytest
 
 import ray_anystorage as anystorage
 from ray_anystorage import errors
+from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.resolve import resolve
@@ -110,13 +111,12 @@ def test_what_the_user_tells_the_workers_wins(site: pytest.MonkeyPatch, caplog: 
     assert "of-their-own" not in caplog.text
 
 
-def test_keys_that_nobody_said_may_travel(site: pytest.MonkeyPatch) -> None:
+def test_keys_that_nobody_said_may_travel_are_served_by_a_broker(site: pytest.MonkeyPatch) -> None:
     site.setenv("RAY_ANYSTORAGE_CREDENTIALS", "auto")
     found = resolve(Request())
-    assert (found.plan.tier, found.plan.spill, found.plan.env_vars) == ("cluster", None, {})
-    assert any(
-        "Checkpoints stay in cluster storage" in note and "only credentials" in note for note in found.plan.notes
-    )
+    assert (found.plan.tier, found.plan.spill is not None, found.plan.secret_names) == ("cluster", True, ())
+    assert address_in(found.worker_env_vars()) is not None
+    assert not KEYS & found.worker_env_vars().keys()
 
 
 def test_a_tune_run_is_not_routed(site: pytest.MonkeyPatch, s3_server: S3Server) -> None:
