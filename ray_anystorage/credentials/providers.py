@@ -70,6 +70,8 @@ class BotocoreSource:
             if credentials is None:
                 raise CredentialsError(f"{self.description} holds no credentials")
             frozen = credentials.get_frozen_credentials()
+        except json.JSONDecodeError:  # it holds what the process printed
+            raise CredentialsError(f"the credential process of {self.description} printed no JSON") from None
         except (BotoCoreError, RuntimeError) as error:  # the second of a source whose credentials have expired already
             raise CredentialsError(f"{self.description} gives no credentials: {error}") from error
         expiry = None

@@ -182,6 +182,12 @@ print(json.dumps({{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "s" + co
     assert 25 < second.seconds_left() <= 30
 
 
+def test_what_a_credential_process_printed_is_in_no_error(profiles: Callable[[str], BotocoreSource]) -> None:
+    with pytest.raises(CredentialsError, match="credential process of profile 'team' printed no JSON") as caught:
+        profiles("credential_process = echo planted").lease()
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+
+
 def test_a_login_that_ended_says_so(
     profiles: Callable[[str], BotocoreSource], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
