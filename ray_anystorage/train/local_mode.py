@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ray_anystorage.errors import LocalModeError
-from ray_anystorage.train.hooks import DataParallelTrainer
-
-_METHOD = "_initialize_and_run_local_controller"
+from ray_anystorage.train.fitting import Fit, wrap_trainers
 
 
 def refuse_local_mode(config_type: type[Any]) -> None:
-    """Make trainers refuse local mode when their run config is a ``config_type``; others go on as before.
+    """Make trainers refuse local mode when their run config is a ``config_type``."""
+    wrap_trainers("_initialize_and_run_local_controller", config_type, _refuse)
 
-    Installed once per process, however often it is called.
-    """
-    stock: Callable[..., Any] = getattr(DataParallelTrainer, _METHOD)
-    if getattr(stock, "refuses_for", None) is config_type:
-        return
 
-    @functools.wraps(stock)
-    def guarded(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(trainer.run_config, config_type):
-            raise LocalModeError(
-                "ScalingConfig(num_workers=0) runs the training function in this process, where Ray keeps no run state "
-                f"and saves no checkpoint: the plan for run {trainer.run_config.name!r} could not be applied. Use "
-                "num_workers=1, or a plain ray.train.RunConfig for a dry run."
-            )
-        return stock(trainer, *args, **kwargs)
-
-    guarded.refuses_for = config_type  # type: ignore[attr-defined]
-    setattr(DataParallelTrainer, _METHOD, guarded)
+def _refuse(run_config: Any, _: Fit) -> NoReturn:
+    raise LocalModeError(
+        "ScalingConfig(num_workers=0) runs the training function in this process, where Ray keeps no run state and "
+        f"saves no checkpoint: the plan for run {run_config.name!r} could not be applied. Use num_workers=1, or a "
+        "plain ray.train.RunConfig for a dry run."
+    )
