@@ -63,22 +63,6 @@ def test_a_host_that_joins_later_gets_workers_that_go_on_with_the_others(lab: La
     run.check("step-2", ranks=6)
 
 
-def test_a_host_that_joins_later_without_the_mount_is_named(lab: Lab) -> None:
-    lab.power_off(3)
-    run = Run(lab, "joined-without")
-    run.open(1)
-    driver = run.start(until=2, **ELASTIC)
-    driver.until(lambda: run.committed("step-1"))
-    lab.start(3)
-    joined = time.monotonic()
-    with lab.hosts[3].unmounted():
-        said = driver.failure()
-        assert time.monotonic() - joined < SOON
-    assert "run 'joined-without' was not started: 1 of 3 nodes cannot do what it needs" in said
-    assert f"node {lab.hosts[3].address} (" in said
-    run.check("step-1", ranks=4)
-
-
 def test_a_host_that_was_cut_off_and_comes_back_spoils_nothing(lab: Lab) -> None:
     """Its workers go on for a while, and see the mount, which is not reached over the link that was cut."""
     run, host = Run(lab, "cut-off-host"), lab.hosts[3]
