@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.runs import SOON, Run, spread
 from tests.harness.hosts import CLUSTER, LOCAL, Lab
 
-pytestmark = pytest.mark.needs_ray
+pytestmark = [pytest.mark.needs_ray, pytest.mark.soak]
 
 WORKERS = pytest.mark.parametrize("workers", [3, pytest.param(6, marks=pytest.mark.soak)])
 DAMAGE = """
