@@ -84,6 +84,8 @@ def records():
 
 ray.init(runtime_env=anystorage.runtime_env(), logging_level="WARNING")
 config = anystorage.run_config("kept", checkpoint_size="12GB")
+token_file = config.worker_runtime_env["env_vars"]["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]
+(folder / "served").write_text(os.path.dirname(token_file))
 (folder / "config").write_bytes(cloudpickle.dumps(config) + repr(config).encode())
 trainer = DataParallelTrainer(train, scaling_config=ScalingConfig(num_workers=1), run_config=config)
 result = trainer.fit()
@@ -157,6 +159,13 @@ def own_folders() -> list[Path]:
     return list(Path(memory_root()).glob("anystorage-[0-9][0-9][0-9][0-9][0-9]-*"))
 
 
+def served_by(folder: Path) -> Path:
+    """The folder of the driver's agent; other brokers of this machine, of tests beside these, have theirs."""
+    served = Path((folder / "served").read_text())
+    assert served in own_folders()
+    return served
+
+
 def guardians(folder: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -169,10 +178,11 @@ def guardians(folder: Path) -> list[int]:
 def test_keys_of_the_driver_serve_a_run_and_are_found_nowhere(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, site: dict[str, str], tmp_path: Path
 ) -> None:
-    secret, before = s3_server.secret_key, set(own_folders())
+    secret = s3_server.secret_key
     with running(ray_cluster, site, tmp_path, bucket) as driver:
         assert processes_that_show(secret) == {driver.pid}
-        (served,) = set(own_folders()) - before
+        served = served_by(tmp_path)
+        assert files_that_hold(secret, served) == []
         (tmp_path / "go").touch()
         driver.wait(90)
     output = (tmp_path / "out").read_text()
@@ -182,7 +192,7 @@ def test_keys_of_the_driver_serve_a_run_and_are_found_nowhere(
     assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" in result["names"]
     assert not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} & set(result["names"])
     assert {"by-a-function", "by-data"} <= set(s3_server.keys(bucket))
-    assert files_that_hold(secret, ray_cluster.directory, tmp_path, *own_folders()) == []
+    assert files_that_hold(secret, ray_cluster.directory, tmp_path) == []
     client = s3_server.client()
     stored = {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in s3_server.keys(bucket)}
     assert [key for key, content in stored.items() if secret.encode() in content] == []
@@ -196,9 +206,8 @@ def test_keys_of_the_driver_serve_a_run_and_are_found_nowhere(
 def test_a_driver_that_is_killed_leaves_nothing(
     ray_cluster: RayCluster, bucket: str, site: dict[str, str], tmp_path: Path, driver: None
 ) -> None:
-    before = set(own_folders())
     with running(ray_cluster, site, tmp_path, bucket) as process:
-        (served,) = set(own_folders()) - before
+        served = served_by(tmp_path)
         vault = ray.get_actor(vault_name(served.name.partition("-")[2]), namespace=NAMESPACE)
         process.send_signal(signal.SIGKILL)
         wait_until(lambda: not served.exists(), 10, "the files are removed")
@@ -233,7 +242,6 @@ print("RESULT", json.dumps([results[0].metrics[name] for name in ("method", "inn
 def test_trials_are_served_and_so_are_the_runs_that_start_in_them(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, site: dict[str, str]
 ) -> None:
-    before = set(own_folders())
     done = ray_cluster.run_driver(TUNER, env=site)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-5000:]
@@ -246,7 +254,7 @@ def test_trials_are_served_and_so_are_the_runs_that_start_in_them(
     client = s3_server.client()
     stored = {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in s3_server.keys(bucket)}
     assert [key for key, content in stored.items() if s3_server.secret_key.encode() in content] == []
-    assert set(own_folders()) == before
+    assert not Path(inner["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).parent.exists()
 
 
 # --- the agents of nodes other than the driver's -----------------------------------------------------
