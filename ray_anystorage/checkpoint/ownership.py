@@ -1,4 +1,4 @@
-"""Who may write to a run: one controller at a time. And what tells this run home from others of its name."""
+"""Who may write to a run: one controller at a time, and the workers of its present attempt. And a run home's own id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.small_files import names_below, patiently, read, write
-from ray_anystorage.errors import ManifestError, ObjectMissingError, RunInUseError, RunTakenOverError, ShortReadError
+from ray_anystorage.errors import (
+    AttemptEndedError,
+    ManifestError,
+    ObjectMissingError,
+    RunInUseError,
+    RunTakenOverError,
+    ShortReadError,
+)
 from ray_anystorage.transfer.store import Store
 
 _RUN, _OWNER = "run.json", "controller.json"
@@ -19,12 +26,16 @@ _LONGEST = 100  # characters of what is for people in it
 
 
 class Holder(NamedTuple):
-    """The controller that a run's word names: ``who`` for people, ``process`` for its cluster, if that knows it."""
+    """The controller that a run's word names: ``who`` for people, ``process`` for its cluster, if that knows it.
+
+    ``attempt`` is the start of the worker group that it waits for; empty before the first and after the last.
+    """
 
     token: str
     who: str
     released: bool
     process: str
+    attempt: str
 
 
 def run_id(home: Store) -> str:
@@ -89,7 +100,20 @@ class Owner:
                 "Give this run another name; or, to go on with that one here, stop the other first: end its driver or "
                 "that process."
             )
-        self._write(released=False)
+        self._write()
+
+    def begin(self, attempt: str) -> None:
+        """Say that a worker group starts: from here on, workers of earlier ones save nothing any more.
+
+        A worker that was cut off from the cluster lives on and may reach the storage when it has a successor already.
+
+        Raises
+        ------
+        RunTakenOverError
+            Names the other controller.
+        """
+        self.check()
+        self._write(attempt)
 
     def release(self) -> None:
         """Say that this controller does not write to the run any more."""
@@ -97,13 +121,15 @@ class Owner:
         if last.token == self.token and not last.released:
             self._write(released=True)
 
-    def check(self) -> None:
-        """Raise where another controller took over; costs one request.
+    def check(self, attempt: str | None = None) -> None:
+        """Raise where another controller took over, or began another attempt than the one given; costs one request.
 
         Raises
         ------
         RunTakenOverError
-            Names the other one.
+            Names the other controller.
+        AttemptEndedError
+            The controller waits for other workers than those of this attempt.
         """
         other = self._current()
         if other.token != self.token:
@@ -111,13 +137,24 @@ class Owner:
                 f"another controller started the run at {self.home.uri} ({other.who}), and this one ({self.who}) stops "
                 "writing to it. One run of a name at a time: give one of them another name."
             )
+        if attempt not in (None, other.attempt):
+            raise AttemptEndedError(
+                f"{self.who} is of a worker group of the run at {self.home.uri} that its controller ({other.who}) "
+                "replaced or ended, and stops writing to it."
+            )
 
-    def _write(self, *, released: bool) -> None:
-        own = {"token": self.token, "who": self.who[:_LONGEST], "released": released, "process": self.process}
+    def _write(self, attempt: str = "", *, released: bool = False) -> None:
+        own = {
+            "token": self.token,
+            "who": self.who[:_LONGEST],
+            "released": released,
+            "process": self.process,
+            "attempt": attempt,
+        }
         write(self.home, f"{FOLDER}/{_OWNER}", json.dumps(own).encode().ljust(_WORD_BYTES))
 
     def _current(self) -> Holder:
-        return owner_of(self.home) or Holder("", "somebody removed its word", False, "")
+        return owner_of(self.home) or Holder("", "somebody removed its word", False, "", "")
 
 
 def owner_of(home: Store, request: Callable[[Callable[[], None]], None] = patiently) -> Holder | None:
@@ -136,7 +173,8 @@ def owner_of(home: Store, request: Callable[[Callable[[], None]], None] = patien
     except ShortReadError as error:
         raise ManifestError(f"{home.uri}/{key} is torn: {error}") from error
     values = _parsed(home, _OWNER, bytes(word))
-    return Holder(str(values["token"]), str(values["who"]), bool(values["released"]), str(values["process"]))
+    token, who, process, attempt = (str(values[name]) for name in ("token", "who", "process", "attempt"))
+    return Holder(token, who, bool(values["released"]), process, attempt)
 
 
 def _values(home: Store, name: str, size: int) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from ray_anystorage.errors.base import AnyStorageError
 from ray_anystorage.errors.checkpoints import (
+    AttemptEndedError,
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
@@ -74,6 +75,7 @@ from ray_anystorage.errors.storage import (
 
 __all__ = [
     "AnyStorageError",
+    "AttemptEndedError",
     "BucketCredentialsError",
     "BucketError",
     "BucketMissingError",

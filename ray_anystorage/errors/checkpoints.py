@@ -90,5 +90,9 @@ class RunTakenOverError(AnyStorageError, RuntimeError):
     """Another controller started the same run, and this one must not write to it any more."""
 
 
+class AttemptEndedError(AnyStorageError, RuntimeError):
+    """The run's controller has replaced or ended this worker's group, and the worker must not write any more."""
+
+
 class CheckpointCorruptedError(AnyStorageError, OSError):
     """The data of a checkpoint is not what was saved."""

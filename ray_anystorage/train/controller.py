@@ -91,6 +91,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
             sweep(self.storage, going_on=True)
         self._began = True
         self.storage.attempt = secrets.token_hex(8)
+        self.storage.owner.begin(self.storage.attempt)
         self._resumed = None
         self._delete_postponed()
         self._choose(workers)

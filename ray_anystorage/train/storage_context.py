@@ -144,8 +144,8 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
             self._check_validation_file()
         context = get_train_context()
         part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size(), report_number(context))
-        if self.owner_token:  # or it would write over what a controller that took the run over keeps
-            Owner(self.home_store(), self.owner_token, f"rank {part.rank}").check()
+        if self.owner_token:  # or it would write over what a later controller or worker group keeps
+            Owner(self.home_store(), self.owner_token, f"rank {part.rank}").check(part.attempt)
         with _directory_of(checkpoint) as directory:
             manifest = self._own_saver(part.rank).save(directory, part)
         where = manifest.location or self.build_checkpoint_path_from_name(name)

@@ -160,6 +160,7 @@ def settings_of(root: Path, server: S3Server, bucket: str) -> Mapping[str, str]:
         "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/{FOLDER}",
         "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
         "RAY_ANYSTORAGE_REGION": server.region,
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "AWS_ACCESS_KEY_ID": server.access_key,
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
     }

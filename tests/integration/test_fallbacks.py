@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from tests.harness.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.harness.mounts import fuse, tmpfs
 from tests.harness.ray_cluster import RayCluster, leave_clean
 from tests.harness.run_homes import Site, site
+from tests.harness.waiting import wait_until
 
 __all__ = ["site"]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -162,19 +164,22 @@ def test_a_mount_that_fills_up_meanwhile_gives_back_what_it_took(
 # --- the mount stalls -----------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the condition did not come to hold")
-        time.sleep(0.005)
+@contextlib.contextmanager
+def no_thread_stays() -> Iterator[None]:
+    """None of the package's but those that were there before: other tests of this process have theirs."""
+    before = set(threading.enumerate())
+    yield
+    ours = [t for t in threading.enumerate() if t.name.startswith("anystorage") and t not in before]
+    for thread in ours:
+        thread.join(timeout=60)
+    assert [thread.name for thread in ours if thread.is_alive()] == []
 
 
 def test_a_mount_that_stalls_in_the_middle_of_the_data_is_left_for_the_bucket(
     tmp_path: Path, spilled: Bucket, s3_server: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = source_of(tmp_path / "source", {f"shard-{i:03}": 300_000 for i in range(150)})
-    with fuse(s3_server, tmp_path / "fuse") as mount:
+    with fuse(s3_server, tmp_path / "fuse") as mount, no_thread_stays():
         home = home_on(mount.directory, call_timeout=1.5)
         folder = Path(home.root, NAME)
 
@@ -186,7 +191,7 @@ def test_a_mount_that_stalls_in_the_middle_of_the_data_is_left_for_the_bucket(
         spilled.proxy.rule = wake
 
         def hang() -> None:
-            until(lambda: folder.is_dir() and any(path.name.startswith("shard-") for path in folder.iterdir()))
+            wait_until(lambda: list(folder.glob("shard-*")), 60, "the first of the data is on the mount")
             mount.hang()
 
         stops = threading.Thread(target=hang)
@@ -198,7 +203,6 @@ def test_a_mount_that_stalls_in_the_middle_of_the_data_is_left_for_the_bucket(
             mount.resume()
         assert_detour(manifest, caplog, f"{spilled.address.uri}/{NAME}", "the run home failed", "moved no bytes")
         assert_restored(home, spilled, source, tmp_path / "back")
-        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("anystorage")])
 
 
 def test_a_mount_that_drains_slowly_is_not_taken_for_one_that_stalls(
@@ -251,7 +255,7 @@ def test_a_damaged_record_of_the_last_checkpoint_keeps_nobody_from_saving(
 
 def test_reading_a_mount_that_hangs_ends_within_its_limit(tmp_path: Path, s3_server: S3Server) -> None:
     source = source_of(tmp_path / "source", {"a.bin": 100_000, "b.bin": 100_000})
-    with fuse(s3_server, tmp_path / "fuse") as mount:
+    with fuse(s3_server, tmp_path / "fuse") as mount, no_thread_stays():
         home = home_on(mount.directory, call_timeout=1.0)
         save(home, scan(str(source)), Part(NAME, "a1", 0, 1))
         commit(home, NAME, "a1")
@@ -266,7 +270,6 @@ def test_reading_a_mount_that_hangs_ends_within_its_limit(tmp_path: Path, s3_ser
                 fetch(Sources(home, lambda uri: home), contents, str(tmp_path / "back"))
         finally:
             mount.resume()
-        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("anystorage")])
 
 
 def test_verify_says_of_a_mount_that_hangs_in_the_middle_that_it_cannot_be_read(

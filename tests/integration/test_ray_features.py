@@ -278,6 +278,26 @@ def test_a_worker_of_a_run_that_was_taken_over_writes_over_nothing(site: Path) -
     assert not (home / "epoch-2" / "n").exists()
 
 
+def cut_off(config: dict[str, Any]) -> None:
+    """Fail once; then save under the name in use as a worker of the first group would that has not heard of its end."""
+    kept = Path(config["kept"])
+    if not kept.exists():
+        kept.write_bytes(cloudpickle.dumps(ray.train.get_context().get_storage()))
+        raise RuntimeError("so that another worker group starts")
+    report(1, {"n": b"of the second"}, checkpoint_dir_name="epoch-1")
+    earlier = cloudpickle.loads(kept.read_bytes())
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "n").write_bytes(b"of the first")
+        with pytest.raises(errors.CheckpointSaveError, match="replaced or ended"):
+            earlier.persist_current_checkpoint(Checkpoint.from_directory(directory), "epoch-1")
+
+
+def test_a_worker_that_outlived_its_group_writes_over_nothing(site: Path) -> None:
+    loop = {"kept": str(site / "kept")}
+    result = fit(cut_off, "outlived", loop=loop, failure_config=FailureConfig(max_failures=1))
+    assert files_of(result.checkpoint) == {"n": b"of the second"}
+
+
 def reading_late(config: dict[str, Any]) -> None:
     """Resume, report until what was resumed from is no longer kept, and only then read it."""
     checkpoint = ray.train.get_checkpoint()

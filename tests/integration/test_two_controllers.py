@@ -183,7 +183,7 @@ def test_a_controller_that_was_taken_over_tidies_up_nothing(site: Path) -> None:
     begin(second.home_store(), Part("checkpoint_1", second.attempt, 0, 1))
     close_storage(first)
     assert (site / "cluster" / "tidy" / "checkpoint_1").exists(), "what the other one is saving was swept away"
-    assert owner_of(second.home_store()) == (second.owner.token, second.owner.who, False, "")
+    assert owner_of(second.home_store()) == (second.owner.token, second.owner.who, False, "", "")
     close_storage(second)
     assert not (site / "cluster" / "tidy" / "checkpoint_1").exists()
 
@@ -201,5 +201,22 @@ def test_a_look_at_the_owner_costs_one_request_and_a_torn_word_stops_nobody(tmp_
     second.take(lambda process: True)
     with pytest.raises(errors.RunTakenOverError, match="the second"):
         first.check()
+    with pytest.raises(errors.RunTakenOverError, match="the second"):
+        first.begin("a1")
     first.release()
     second.check()
+
+
+def test_workers_of_an_attempt_that_was_replaced_or_ended_are_told_so(tmp_path: Path) -> None:
+    store = PosixStore(str(tmp_path))
+    controller, rank = Owner(store, "t1", "ü" * 1000, "p" * 200), Owner(store, "t1", "rank 3")
+    controller.take()
+    for attempt in ("a1", "a2"):
+        controller.begin(attempt)
+        rank.check(attempt)
+        controller.check()
+    with pytest.raises(errors.AttemptEndedError, match="rank 3 is of a worker group"):
+        rank.check("a1")
+    controller.release()
+    with pytest.raises(errors.AttemptEndedError):
+        rank.check("a2")
