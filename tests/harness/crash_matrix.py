@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from typing import Any, get_args
 
@@ -191,8 +191,8 @@ def is_change(step: Step) -> bool:
     return step.verb not in READS
 
 
-def at_each(kinds: str, where: str, of: Callable[[Step], bool] = is_change) -> Choice:
-    """Every fault of these kinds that can happen at the steps of these places, both separated by blanks."""
+def faults_at_each(kinds: str, where: str, of: Callable[[Step], bool] = is_change, *, nth: int) -> Choice:
+    """Every n-th fault of these kinds that can happen at the steps of these places, both separated by blanks."""
 
     def can(step: Step, kind: Kind) -> bool:
         if kind == "kill":
@@ -201,11 +201,16 @@ def at_each(kinds: str, where: str, of: Callable[[Step], bool] = is_change) -> C
 
     def choose(steps: list[Step]) -> list[Fault]:
         here = sorted({step for step in steps if step.where in where.split() and of(step)})
-        return [
-            Fault(step, kind) for kind in get_args(Kind) if kind in kinds.split() for step in here if can(step, kind)
-        ]
+        asked = [kind for kind in get_args(Kind) if kind in kinds.split()]
+        return [Fault(step, kind) for kind in asked for step in here if can(step, kind)][::nth]
 
     return choose
+
+
+@pytest.fixture(params=[pytest.param(4, id="each fourth"), pytest.param(1, id="each", marks=pytest.mark.soak)])
+def at_each(request: pytest.FixtureRequest) -> Callable[..., Choice]:
+    """:func:`faults_at_each`, less most of them where there is no time for all."""
+    return partial(faults_at_each, nth=request.param)
 
 
 def resumes(allowed: Callable[[Run], Allowed], keep: int = 1) -> Callable[[Rig, Run], Iterable[str]]:

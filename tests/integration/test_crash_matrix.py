@@ -1,7 +1,8 @@
 """A fault at every I/O step of a run, one after the other: it resumes from the previous or the new checkpoint, whole.
 
 Nobody lists the steps. A first run without a fault has the kernel and a proxy tell them; then one run for each step and
-kind of fault begins from the same state, breaks off or fails there, and a new controller takes over.
+kind of fault begins from the same state, breaks off or fails there, and a new controller takes over. `make soak` takes
+each step, `make test` each fourth.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from ray_anystorage.recipe import StorageRecipe
 from tests.harness import crash_scenes as scenes
 from tests.harness.crash_kernel import cannot_watch
 from tests.harness.crash_lab import Lab, Run
-from tests.harness.crash_matrix import Allowed, Ground, Rig, Scene, at_each, ground, is_kept, play, resumes
+from tests.harness.crash_matrix import Allowed, Choice, Ground, Rig, Scene, at_each, ground, is_kept, play, resumes
 from tests.harness.crash_points import READS, Kind, Step
 from tests.harness.crash_scenes import whole
 
-__all__ = ["ground"]
+__all__ = ["at_each", "ground"]
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -55,7 +56,7 @@ def last_or_next(run: Run) -> Allowed:
 LIFE = Scene(two_reports_and_garbage, scenes.live, resumes(last_or_next))
 
 
-def test_a_controller_that_is_killed_on_a_mount(ground: Ground) -> None:
+def test_a_controller_that_is_killed_on_a_mount(ground: Ground, at_each: Callable[..., Choice]) -> None:
     play(ground("mount"), LIFE, at_each("kill", where="mount node", of=is_kept))
 
 
@@ -66,13 +67,15 @@ def test_a_controller_that_is_killed_on_a_mount(ground: Ground) -> None:
         *(pytest.param(*more, marks=pytest.mark.soak) for more in [("EIO", "node"), ("ENOSPC", "mount")]),
     ],
 )
-def test_a_controller_that_meets_errors_on_a_mount(ground: Ground, kind: Kind, where: str) -> None:
+def test_a_controller_that_meets_errors_on_a_mount(
+    ground: Ground, at_each: Callable[..., Choice], kind: Kind, where: str
+) -> None:
     play(ground("mount"), LIFE, at_each(kind, where=where))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("place", ["mount", "spill"])
-def test_a_controller_that_cannot_read(ground: Ground, place: str) -> None:
+def test_a_controller_that_cannot_read(ground: Ground, at_each: Callable[..., Choice], place: str) -> None:
     scene = replace(LIFE, reads=True)
     play(ground(place), scene, at_each("EIO", where="mount", of=lambda step: step.verb in READS))
 
@@ -85,7 +88,7 @@ def test_a_controller_that_cannot_read(ground: Ground, place: str) -> None:
         pytest.param("bucket", "refuse lose", marks=pytest.mark.soak),
     ],
 )
-def test_a_controller_with_a_bucket(ground: Ground, place: str, kinds: str) -> None:
+def test_a_controller_with_a_bucket(ground: Ground, at_each: Callable[..., Choice], place: str, kinds: str) -> None:
     play(ground(place), LIFE, at_each(kinds, where="bucket"))
 
 
@@ -109,12 +112,12 @@ _OTHER_WAY = ((0, "EIO"), (1, "kill"))
 @pytest.mark.parametrize(
     ("rank", "kinds"), [(0, "kill"), (1, "EIO"), *(pytest.param(*more, marks=pytest.mark.soak) for more in _OTHER_WAY)]
 )
-def test_one_of_two_ranks_on_a_mount(ground: Ground, rank: int, kinds: str) -> None:
+def test_one_of_two_ranks_on_a_mount(ground: Ground, at_each: Callable[..., Choice], rank: int, kinds: str) -> None:
     play(ground("mount"), two_ranks(rank, NEXT), at_each(kinds, where="mount"))
 
 
 @pytest.mark.parametrize("place", [pytest.param("spill", marks=pytest.mark.soak), "bucket"])
-def test_one_of_two_ranks_with_a_bucket(ground: Ground, place: str) -> None:
+def test_one_of_two_ranks_with_a_bucket(ground: Ground, at_each: Callable[..., Choice], place: str) -> None:
     scene = two_ranks(0, "large_checkpoint")  # one of its files goes in parts
     play(ground(place), scene, at_each("kill refuse lose", where="bucket"))
 
@@ -133,7 +136,7 @@ def is_data(step: Step) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["EIO", pytest.param("ENOSPC", marks=pytest.mark.soak)])
-def test_data_that_a_mount_does_not_take(ground: Ground, kind: Kind) -> None:
+def test_data_that_a_mount_does_not_take(ground: Ground, at_each: Callable[..., Choice], kind: Kind) -> None:
     def at_once(run: Run) -> Allowed:
         return [(NEXT, whole(NEXT))] if "reported" in run.words and "failed" not in run.words else []
 
@@ -175,12 +178,12 @@ def old_older_or_new(older: str | None) -> Callable[[Run], Allowed]:
 
 
 @pytest.mark.parametrize("place", ["mount", *(pytest.param(p, marks=pytest.mark.soak) for p in ("spill", "bucket"))])
-def test_a_name_that_is_used_again(ground: Ground, place: str) -> None:
+def test_a_name_that_is_used_again(ground: Ground, at_each: Callable[..., Choice], place: str) -> None:
     scene = Scene(named_again(BEFORE), scenes.live, resumes(old_older_or_new(BEFORE), keep=2))
     play(ground(place), scene, at_each("kill", where="mount bucket", of=is_of_best))
 
 
-def test_the_only_name_is_used_again(ground: Ground) -> None:
+def test_the_only_name_is_used_again(ground: Ground, at_each: Callable[..., Choice]) -> None:
     scene = Scene(named_again(), scenes.live, resumes(old_older_or_new(None)))
     play(ground("mount"), scene, at_each("kill", where="mount", of=is_of_best))
 
@@ -212,6 +215,6 @@ def reads_right(rig: Rig, run: Run) -> Iterable[str]:
 
 
 @pytest.mark.parametrize("kind", ["kill", pytest.param("EIO", marks=pytest.mark.soak)])
-def test_filling_the_cache(ground: Ground, kind: Kind) -> None:
+def test_filling_the_cache(ground: Ground, at_each: Callable[..., Choice], kind: Kind) -> None:
     scene = Scene(one_of_two_cached, scenes.restore, reads_right)
     play(ground("bucket"), scene, at_each(kind, where="node"))

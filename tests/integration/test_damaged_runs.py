@@ -96,6 +96,7 @@ def test_a_run_on_a_mount_resumes_from_the_newest_that_is_good(
         anystorage.Checkpoint(str(three)).contents()
 
 
+@pytest.mark.soak
 def test_a_run_in_a_bucket_passes_over_damage_that_is_found_while_it_is_read(
     driver: None, site: Site, ray_cluster: RayCluster
 ) -> None:

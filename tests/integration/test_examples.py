@@ -108,6 +108,7 @@ def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes], log
         time.sleep(0.05)
 
 
+@pytest.mark.soak
 def test_tensorboard_reads_the_logs_while_the_run_goes_on(
     ray_cluster: RayCluster, site: dict[str, str], tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ def uploading_itself(config: dict[str, Any]) -> None:
     report(5, {"data": b"fifth"}, checkpoint_upload_fn=copied_by_the_user, checkpoint_dir_name="fifth")
 
 
-@pytest.mark.parametrize("place", ["mount", "bucket"])
+@pytest.mark.parametrize("place", [pytest.param("mount", marks=pytest.mark.soak), "bucket"])
 def test_what_the_user_uploads_is_recorded_as_external_resumed_from_and_deleted_in_its_turn(
     site: Path,
     ray_cluster: RayCluster,
@@ -227,6 +227,7 @@ def in_folders(config: dict[str, Any]) -> None:
     assert [int(files_of(reported.checkpoint)["n"]) for reported in committed()][-1] == start + 3
 
 
+@pytest.mark.soak
 def test_names_with_a_slash_are_kept_resumed_from_and_deleted_like_others(
     site: Path, s3_server: S3Server, bucket: str
 ) -> None:
@@ -311,6 +312,7 @@ def reading_late(config: dict[str, Any]) -> None:
     assert files_of(checkpoint) == {"n": b"1"}
 
 
+@pytest.mark.soak
 def test_what_the_attempt_resumed_from_is_there_until_it_ends(site: Path) -> None:
     keeping = {"checkpoint_config": CheckpointConfig(num_to_keep=1), "failure_config": FailureConfig(max_failures=1)}
     fit(reading_late, "late", **keeping)
@@ -365,6 +367,7 @@ def replaced(config: dict[str, Any]) -> None:
     report(2, {f"rank-{rank}": b"second"})
 
 
+@pytest.mark.soak
 def test_a_rank_that_is_replaced_saves_with_the_others(site: Path) -> None:
     result = DataParallelTrainer(
         replaced,

@@ -141,6 +141,7 @@ def sharing(config: dict[str, Any]) -> None:
     anystorage.report({}, config["directory"], keep=config["keep"])
 
 
+@pytest.mark.soak
 def test_two_ranks_with_one_directory_are_refused_unless_they_keep_it(site: Path) -> None:
     directory = site / "one for all"
     directory.mkdir()

@@ -127,6 +127,7 @@ def test_a_profile_travels_by_name_and_no_secret_travels_at_all(
     assert s3_server.secret_key not in output
 
 
+@pytest.mark.soak
 def test_a_run_begun_on_a_mount_stays_there_when_a_bucket_appears(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, site: dict[str, str], tmp_path: Path
 ) -> None:

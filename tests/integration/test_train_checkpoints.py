@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +103,3 @@ def test_each_checkpoint_goes_where_its_real_size_belongs_and_comes_back_from_th
     assert not [key for key in s3_server.keys(bucket) if key.startswith("artifacts/spilled/")], "data was left behind"
     written = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
     assert not [content for content in written if s3_server.secret_key.encode() in content]
-
-
-def test_a_damaged_checkpoint_is_not_resumed_from_and_the_line_says_why(
-    ray_cluster: RayCluster, site: dict[str, str], tmp_path: Path
-) -> None:
-    fit(ray_cluster, site, name="flipped", sizes=[SMALL, SMALL])
-    newest = max((tmp_path / "cluster" / "flipped").glob("checkpoint_[0-9]*"))
-    content = bytearray((newest / "rank-1").read_bytes())
-    content[500] ^= 4
-    (newest / "rank-1").write_bytes(content)
-    resumed, output = fit(ray_cluster, site, name="flipped", sizes=[SMALL, SMALL, SMALL])
-    assert (resumed["from"], resumed["n"]) == (1, 3)
-    assert f"not resuming from {newest.name}" in output
-    assert "rank-1 (other content)" in output
-    assert os.path.exists(newest / ".anystorage" / "damaged.json")

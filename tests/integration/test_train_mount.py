@@ -235,7 +235,11 @@ def test_a_save_that_fills_the_disk_takes_back_its_own_files_alone(site: Path, m
 
 
 @pytest.mark.parametrize(
-    ("torn", "mirrored", "resumes_from"), [(b"", True, 3), (b'{"ray_version": "2.60.0", "checkpoint_res', False, 3)]
+    ("torn", "mirrored", "resumes_from"),
+    [
+        (b"", True, 3),
+        pytest.param(b'{"ray_version": "2.60.0", "checkpoint_res', False, 3, marks=pytest.mark.soak),
+    ],
 )
 def test_a_torn_snapshot_is_repaired_and_the_run_resumes(
     site: Path, finished_run: Path, torn: bytes, mirrored: bool, resumes_from: int

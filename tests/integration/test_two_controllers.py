@@ -128,6 +128,7 @@ def test_a_second_start_is_refused_while_the_first_is_alive_and_takes_over_once_
     assert_whole("held", reports(site, "second")[-1][1])
 
 
+@pytest.mark.soak
 def test_of_two_controllers_that_start_at_once_one_wins(site: Path, threads: ThreadPoolExecutor) -> None:
     together = threading.Barrier(2)
 
@@ -156,6 +157,7 @@ here.fit(Path(sys.argv[1]), "moved", least=int(sys.argv[3]), journal="second")
 """
 
 
+@pytest.mark.soak
 def test_a_start_on_another_cluster_takes_the_run_over(
     site: Path, threads: ThreadPoolExecutor, ray_cluster: RayCluster
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_console_script_works(python: Path, tmp_path: Path) -> None:
     assert "Usage: ray-anystorage" in said
 
 
+@pytest.mark.soak
 @pytest.mark.needs_ray
 def test_a_run_finds_the_package_in_driver_and_worker(python: Path, tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
