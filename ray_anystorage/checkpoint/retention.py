@@ -100,7 +100,6 @@ def find_orphans(
     spill: Store | None,
     *,
     named: Collection[str],
-    live_attempts: Collection[str] = (),
     state_files: Collection[str] = (),
 ) -> list[Orphan]:
     """What the run's own folders hold and nothing refers to.
@@ -109,19 +108,14 @@ def find_orphans(
     ----------
     named
         Checkpoints that Ray's snapshot names.
-    live_attempts
-        Attempts that may be saving now; what they began is left alone.
     state_files
         Names in the run home of files that the run itself writes, beside its checkpoints.
     """
     held = _checkpoints(home, named)
-    orphans: list[Orphan] = []
-    if not live_attempts:  # nothing tells whose an upload is
-        orphans += _uploads(home, {*held, *state_files, FOLDER})
-        orphans += _uploads(spill, None) if spill is not None else []
-    orphans += _in_home(home, held, named, live_attempts)
-    if spill is not None:
-        orphans += _in_spill(home, spill, held, named, live_attempts)
+    orphans = _uploads(home, {*held, *state_files, FOLDER})
+    orphans += _uploads(spill, None) if spill is not None else []
+    orphans += _in_home(home, held, named)
+    orphans += _in_spill(home, spill, held, named) if spill is not None else []
     return orphans
 
 
@@ -200,14 +194,12 @@ def _uploads(store: Store, folders: Collection[str] | None) -> list[Orphan]:
     ]
 
 
-def _in_home(home: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]) -> Iterator[Orphan]:
+def _in_home(home: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
     # Elsewhere below the run home what looks like a checkpoint may be the user's export of one.
     folders = {"", *(name.rpartition("/")[0] for name in named)}
     for name, folder in sorted(held.items()):
-        ours = name not in named and name.rpartition("/")[0] in folders
-        if not ours or any(mark_attempt(file) in live for file in folder.own):
-            continue
-        yield Orphan(_kind(folder.own), home.uri, name, folder.size)
+        if name not in named and name.rpartition("/")[0] in folders:
+            yield Orphan(_kind(folder.own), home.uri, name, folder.size)
 
 
 def _kind(own: Collection[str]) -> Kind:
@@ -216,9 +208,7 @@ def _kind(own: Collection[str]) -> Kind:
     return "unfinished save" if saved and RECORD not in own else "not in the snapshot"
 
 
-def _in_spill(
-    home: Store, spill: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]
-) -> Iterator[Orphan]:
+def _in_spill(home: Store, spill: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
     known = {*held, *named}
     shared = {folder for name in known for folder in _above(name)}
     sizes: defaultdict[str, int] = defaultdict(int)
@@ -228,8 +218,6 @@ def _in_spill(
             sizes[name] += size
     for name, size in sorted(sizes.items()):
         own = held[name].own if name in held else set()
-        if any(mark_attempt(file) in live for file in own):
-            continue
         if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
             yield Orphan("spilled data", spill.uri, name, size)
         elif name not in named:

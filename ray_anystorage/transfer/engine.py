@@ -73,7 +73,6 @@ def download(
     on_progress: Callable[[int], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
-    durable: bool = False,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
 
@@ -83,8 +82,6 @@ def download(
         Targets must differ. Those with digests are verified.
     budget, on_progress, cancel, patience
         As for :func:`upload`.
-    durable
-        Also ``fsync`` files and their directories.
 
     Raises
     ------
@@ -101,7 +98,7 @@ def download(
     """
     session = _session(store, budget, cancel, patience, on_progress)
     try:
-        Fetching(session, files, durable=durable).run()
+        Fetching(session, files).run()
     finally:
         session.budget.trim()
 
