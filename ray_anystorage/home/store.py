@@ -28,7 +28,12 @@ class HomeStore(PosixStore):
 
     def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace a file atomically; on a full mount the reserve is given up for it, once."""
-        return self.home.call("write", self.path(key), lambda: self._write_with_room(key, data))
+        given_up = Cancel()
+        try:
+            return self.home.call("write", self.path(key), lambda: self._write_with_room(given_up, key, data))
+        except BaseException:  # also Ctrl-C
+            given_up.set()
+            raise
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from a file."""
@@ -78,13 +83,13 @@ class HomeStore(PosixStore):
                 remedy="see whether the mount's server or daemon is alive, and how busy it is",
             ) from error
 
-    def _write_with_room(self, key: str, data: BytesLike) -> str | None:
+    def _write_with_room(self, given_up: Cancel, key: str, data: BytesLike) -> str | None:
         try:
-            return PosixStore.write_small(self, key, data)
+            return self.write_unless(given_up, key, data)
         except OSError as error:
             if not is_full(error) or not self.home.reserve.give_up():
                 raise
-            return PosixStore.write_small(self, key, data)
+            return self.write_unless(given_up, key, data)
 
 
 class _Watch:

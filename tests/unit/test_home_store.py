@@ -1,0 +1,81 @@
+"""The store of a run home while its mount hangs: calls end in time, and what wakes up later writes over nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_anystorage.checkpoint.save import Part
+from ray_anystorage.checkpoint.saver import Saver
+from ray_anystorage.errors import MountTimeoutError
+from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.testing.store_files import leftovers
+from ray_anystorage.transfer.object_store import MemoryStore
+from ray_anystorage.transfer.posix_store import PosixStore
+
+LIMIT = 0.3  # seconds
+
+
+def home_at(root: Path) -> HomeStore:
+    return HomeStore(HomeFileSystem(HomeRecipe("cluster", str(root), str(root), (), LIMIT)))
+
+
+class Hang:
+    """Holds one call of the kernel, the first that comes for a file of a certain content, until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+        self._plain, self._content = os.fsync, content
+        self._held, self._woken = threading.Event(), threading.Event()
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        is_file = os.path.isfile(f"/proc/self/fd/{descriptor}")
+        if is_file and not self._held.is_set() and os.pread(descriptor, 100, 0) == self._content:
+            self._held.set()
+            assert self._woken.wait(60)
+        self._plain(descriptor)
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Wake it at the end, and wait until nothing of this package's runs any more."""
+        before = set(threading.enumerate())
+        try:
+            yield
+            assert self._held.is_set()
+        finally:
+            self._woken.set()
+            for thread in set(threading.enumerate()) - before:
+                thread.join(60)
+
+
+def test_a_small_write_that_was_given_up_writes_over_nothing_when_the_mount_wakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang(monkeypatch, b"older")
+    with hang():
+        with pytest.raises(MountTimeoutError):
+            home_at(tmp_path).write_small("folder/word", b"older")
+        PosixStore(str(tmp_path)).write_small("folder/word", b"newer")  # from another node
+    assert (tmp_path / "folder/word").read_bytes() == b"newer"
+    assert leftovers(tmp_path) == []
+
+
+def test_data_that_went_elsewhere_writes_over_nothing_when_the_mount_wakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/model").write_bytes(b"older")
+    home, spill = home_at(tmp_path / "home"), MemoryStore()
+    hang = Hang(monkeypatch, b"older")
+    with hang():
+        manifest = Saver(home, 1 << 30, lambda: spill).save(str(tmp_path / "source"), Part("checkpoint", "a1", 0, 1))
+        assert manifest.location is not None
+        PosixStore(home.root).write_small("checkpoint/model", b"newer")
+    assert (tmp_path / "home/checkpoint/model").read_bytes() == b"newer"
+    assert leftovers(tmp_path / "home") == []
