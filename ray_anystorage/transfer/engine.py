@@ -33,7 +33,8 @@ def upload(
     budget
         May be shared by several calls at once; a fresh one where ``None``.
     on_progress
-        Called with the number of bytes that were stored since the last call, by one thread at a time.
+        Called with the number of bytes that were stored since the last call, by one thread at a time; with 0 while what
+        may be there already is compared.
     already
         What the store is known to hold, under these keys or others. A file that is the same is not sent again: it is
         left alone, or copied on the store's own side.

@@ -92,7 +92,7 @@ class _File:
 
     def reuse(self, known: _Known) -> None:
         """Take what the store holds already, under this key or another, if it is what this file holds now."""
-        same = [stored for stored in _same_content(self.file.path, known) if self._can_take(stored)]
+        same = [stored for stored in _same_content(self._hashed(), known) if self._can_take(stored)]
         for stored in sorted(same, key=lambda stored: stored.key != self.file.key):
             try:
                 etag = self._taken(stored)
@@ -106,6 +106,13 @@ class _File:
                     self._is_stored(replace(stored, key=self.file.key, digest=digest, sent=False, etag=etag))
                     self._session.advance(self.file.size)
                     return
+
+    def _hashed(self) -> Iterator[str]:
+        """The chunks of what the file holds now, each of them a sign of life."""
+        for chunk in chunks_of_file(self.file.path):
+            self._session.cancel.check()
+            self._session.advance(0)
+            yield chunk
 
     def _can_take(self, stored: Stored) -> bool:
         return stored.key == self.file.key or self._session.store.copies(stored.size)
@@ -227,9 +234,8 @@ class _File:
         )
 
 
-def _same_content(path: str, known: _Known) -> list[Stored]:
-    """Those of the known that are what the file holds; reads no further than the first chunk that none of them has."""
-    chunks = chunks_of_file(path)
+def _same_content(chunks: Iterator[str], known: _Known) -> list[Stored]:
+    """Those of the known that have these chunks; asks no further than the first that none of them has."""
     first = tuple(itertools.islice(chunks, 1))
     left, count = known.get(first, []), len(first)
     while left and (chunk := next(chunks, None)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +13,22 @@ import pytest
 
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
-from ray_anystorage.errors import MountTimeoutError
+from ray_anystorage.errors import MountTimeoutError, TransferCancelledError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
-from ray_anystorage.testing.store_files import leftovers
+from ray_anystorage.testing.store_files import leftovers, write_files
+from ray_anystorage.transfer import upload as uploading
+from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file
+from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.object_store import MemoryStore
 from ray_anystorage.transfer.posix_store import PosixStore
 
 LIMIT = 0.3  # seconds
 
 
-def home_at(root: Path) -> HomeStore:
-    return HomeStore(HomeFileSystem(HomeRecipe("cluster", str(root), str(root), (), LIMIT)))
+def home_at(root: Path, limit: float = LIMIT) -> HomeStore:
+    return HomeStore(HomeFileSystem(HomeRecipe("cluster", str(root), str(root), (), limit)))
 
 
 class Hang:
@@ -79,3 +84,34 @@ def test_data_that_went_elsewhere_writes_over_nothing_when_the_mount_wakes(
         PosixStore(home.root).write_small("checkpoint/model", b"newer")
     assert (tmp_path / "home/checkpoint/model").read_bytes() == b"newer"
     assert leftovers(tmp_path / "home") == []
+
+
+def test_comparing_a_large_file_that_did_not_change_is_no_stall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "source", {"large": 4 * CHUNK_BYTES})
+    source, root = str(tmp_path / "source"), tmp_path / "home"
+    Saver(home_at(root, 60.0), 1 << 30).save(source, Part("checkpoint", "a1", 0, 1))
+
+    def slowly(path: str) -> Iterator[str]:
+        for chunk in chunks_of_file(path):
+            time.sleep(0.7)  # as long as a chunk of a slow disk takes
+            yield chunk
+
+    monkeypatch.setattr(uploading, "chunks_of_file", slowly)
+    home = home_at(root, 1.0)
+    Saver(home, 1 << 30).save(source, Part("checkpoint", "a2", 0, 1))
+    assert home.size("checkpoint/large") == 4 * CHUNK_BYTES
+
+
+def test_comparing_what_is_there_already_ends_where_it_is_cancelled(tmp_path: Path) -> None:
+    files, store = write_files(tmp_path / "source", {"large": 3 * CHUNK_BYTES}), PosixStore(str(tmp_path / "mount"))
+    stored, cancel, moved = upload(store, files), Cancel(), list[int]()
+
+    def stop(size: int) -> None:
+        moved.append(size)
+        cancel.set()
+
+    with pytest.raises(TransferCancelledError):
+        upload(store, files, already=stored, cancel=cancel, on_progress=stop)
+    assert moved == [0]
