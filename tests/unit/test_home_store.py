@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.errors import MountTimeoutError, TransferCancelledError
@@ -19,7 +21,7 @@ from ray_anystorage.home.store import HomeStore
 from ray_anystorage.testing.store_files import leftovers, write_files
 from ray_anystorage.transfer import upload as uploading
 from ray_anystorage.transfer.budget import Cancel
-from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file
+from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike, chunks_of_file
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.object_store import MemoryStore
 from ray_anystorage.transfer.posix_store import PosixStore
@@ -115,3 +117,39 @@ def test_comparing_what_is_there_already_ends_where_it_is_cancelled(tmp_path: Pa
     with pytest.raises(TransferCancelledError):
         upload(store, files, already=stored, cancel=cancel, on_progress=stop)
     assert moved == [0]
+
+
+class Failing(HomeStore):
+    """A run home that takes data, and fails at manifests."""
+
+    def __init__(self, root: Path, error: Exception, *, times: int = 100) -> None:
+        super().__init__(HomeFileSystem(HomeRecipe("cluster", str(root), str(root), (), 60.0)))
+        self._error, self._times = error, times
+
+    def write_small(self, key: str, data: BytesLike) -> str | None:
+        if "manifest-" in key and self._times > 0:
+            self._times -= 1
+            raise self._error
+        return super().write_small(key, data)
+
+
+def test_a_home_that_fails_at_the_manifest_says_nothing_of_the_bucket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_files(tmp_path / "source", {"model": 1000})
+    home, spill = Failing(tmp_path / "home", OSError(errno.EIO, "broken")), MemoryStore()
+    with pytest.raises(OSError, match="broken"):
+        Saver(home, 10, lambda: spill).save(str(tmp_path / "source"), Part("checkpoint", "a1", 0, 1))
+    assert [key for key, _ in spill.list("")] == ["checkpoint/model"]
+    assert not (tmp_path / "home/checkpoint/model").exists()
+    assert "failed" not in caplog.text
+
+
+def test_data_makes_room_for_its_manifest(tmp_path: Path) -> None:
+    write_files(tmp_path / "source", {"model": 1000})
+    home = Failing(tmp_path / "home", OSError(errno.ENOSPC, "full"), times=1)
+    spill, journal = MemoryStore(), Journal(str(tmp_path / "journal"), "run", 0)
+    saver = Saver(home, 1 << 30, lambda: spill, journal=journal)
+    manifest = saver.save(str(tmp_path / "source"), Part("checkpoint", "a1", 0, 1))
+    assert (manifest.location, "full" in str(manifest.detour)) == ("memory://checkpoint", True)
+    assert not (tmp_path / "home/checkpoint/model").exists()
