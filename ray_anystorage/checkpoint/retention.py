@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,14 +84,7 @@ def delete_below(store: Store, folder: str) -> None:
         if some:
             patiently(partial(store.delete, some))
         if isinstance(store, PosixStore):
-            _remove_empty(store.path(folder))
-
-
-def _remove_empty(top: str) -> None:
-    """Remove a folder that holds nothing but folders: a checkpoint may have had empty ones."""
-    for folder, _, _ in os.walk(top, topdown=False):
-        with contextlib.suppress(OSError):  # something is in it
-            os.rmdir(folder)
+            store.remove_empty(folder)  # a checkpoint may have had empty folders
 
 
 def find_orphans(

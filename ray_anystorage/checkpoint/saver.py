@@ -234,7 +234,7 @@ class Saver:
         with self._slots(home) as writers:
 
             def upload(cancel: Cancel, moved: Callable[[int], None]) -> tuple[Stored, ...]:
-                data = PosixStore(home.root, requests=writers, wrote_back=partial(moved, 0), cancel=cancel)
+                data = PosixStore(home.root, requests=writers, alive=partial(moved, 0), cancel=cancel)
                 return self._upload(data, job, spilled=False, cancel=cancel, on_progress=moved)
 
             try:

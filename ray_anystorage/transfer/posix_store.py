@@ -32,11 +32,12 @@ class PosixStore:
         An absolute path.
     requests
         Readers or writers at once.
-    wrote_back
-        Called while the commit of a large file waits for the disk, whenever more of it has got there.
+    alive
+        Called at each step of what may take long: another folder or file was looked at, another piece was read, more of
+        a large file that is to be committed has got to the disk.
     cancel
-        Once it is set nothing takes its name any more: a write that the mount held until now may be older than what
-        others have put there since.
+        Once it is set a walk ends, and nothing takes its name any more: a write that the mount held until now may be
+        older than what others have put there since.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class PosixStore:
         root: str,
         *,
         requests: int = _REQUESTS,
-        wrote_back: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
         cancel: Cancel | None = None,
     ) -> None:
         self.root = os.path.abspath(root)
@@ -52,7 +53,7 @@ class PosixStore:
             single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES
         )
         self.counters = Counters()
-        self.wrote_back = wrote_back
+        self.alive = alive
         self._cancel = cancel or Cancel()
         self._unsettled: set[str] = set()
         self._clones: bool | None = None
@@ -88,10 +89,11 @@ class PosixStore:
         with self._reading(key) as descriptor:
             filled = 0
             while filled < len(into):
-                count = os.preadv(descriptor, [into[filled:]], offset + filled)
+                count = os.preadv(descriptor, [into[filled : filled + _PIECE_BYTES]], offset + filled)
                 if count == 0:
                     raise self._short(key, offset, filled, len(into))
                 filled += count
+                self._step()
         self.counters.add(fetched=filled, requests=0)
 
     def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
@@ -153,6 +155,13 @@ class PosixStore:
                 upload.abort()
                 raise
 
+    def remove_empty(self, prefix: str) -> None:
+        """Remove a folder that holds nothing but folders."""
+        for folder, _, _ in os.walk(self.path(prefix), topdown=False):
+            self._step()
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(folder)
+
     def settle(self) -> None:
         """Sync the directories that got new names since the last time."""
         with self._lock:
@@ -210,7 +219,14 @@ class PosixStore:
         if os.path.isfile(top):
             yield top
         for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
-            yield from (os.path.join(folder, name) for name in names)
+            self._step()
+            for name in names:
+                yield os.path.join(folder, name)
+                self._step()
+
+    def _step(self) -> None:
+        self._cancel.check()
+        self.alive()
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[int]:

@@ -41,7 +41,7 @@ class PosixUpload:
     def commit(self) -> str | None:
         """Sync the bytes, then give them their name."""
         descriptor = self._opened()
-        write_back(descriptor, self._size, self._store.wrote_back)
+        write_back(descriptor, self._size, self._store.alive)
         os.fsync(descriptor)
         etag = etag_of(descriptor)
         self._cancel.check()  # given up on while the mount hung

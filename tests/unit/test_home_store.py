@@ -7,15 +7,18 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_anystorage.checkpoint.contents import Contents
+from ray_anystorage.checkpoint.directory import has_others
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
-from ray_anystorage.errors import MountTimeoutError, TransferCancelledError
+from ray_anystorage.errors import MountTimeoutError, ShortReadError, TransferCancelledError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.testing.store_files import leftovers, write_files
@@ -153,3 +156,48 @@ def test_data_makes_room_for_its_manifest(tmp_path: Path) -> None:
     manifest = saver.save(str(tmp_path / "source"), Part("checkpoint", "a1", 0, 1))
     assert (manifest.location, "full" in str(manifest.detour)) == ("memory://checkpoint", True)
     assert not (tmp_path / "home/checkpoint/model").exists()
+
+
+def test_a_home_of_many_files_is_no_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, {f"{number % 3}/{number}": 10 for number in range(60)})
+    plain = os.stat
+
+    def slowly(path: Any, **options: Any) -> os.stat_result:
+        time.sleep(0.05)  # as long as a busy server takes
+        return plain(path, **options)
+
+    monkeypatch.setattr(os, "stat", slowly)
+    assert len(list(home_at(tmp_path, 1.0).list(""))) == 60
+
+
+WALKS: dict[str, Callable[[HomeStore], object]] = {
+    "list": lambda home: home.list(""),
+    "unfinished": lambda home: home.unfinished(""),
+    "remove_empty": lambda home: home.remove_empty("folder"),
+    "has_others": lambda home: has_others(Contents("folder", "a1", 1, (0,), ()), home.path("folder"), home),
+    "read": lambda home: home.read_range("folder/large", 0, memoryview(bytearray(3 << 20))),
+}
+
+
+@pytest.mark.parametrize("what", WALKS)
+def test_a_mount_that_hangs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    write_files(tmp_path, {"folder/large": 3 << 20})
+    home, woken = home_at(tmp_path), threading.Event()
+    for name in ("scandir", "preadv"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, plain=plain: woken.wait(60) and plain(*given))
+    try:
+        with pytest.raises(MountTimeoutError):
+            WALKS[what](home)
+    finally:
+        woken.set()
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_reads_of_every_size_are_whole(tmp_path: Path, size: int) -> None:
+    (file,) = write_files(tmp_path, {"file": (3 << 20) + 7})
+    into = bytearray(size)
+    home_at(tmp_path, 60.0).read_range("file", 7, memoryview(into))
+    assert into == Path(file.path).read_bytes()[7 : 7 + size]
+    with pytest.raises(ShortReadError):
+        home_at(tmp_path, 60.0).read_range("file", (3 << 20) + 8 - size, memoryview(into))
