@@ -21,7 +21,7 @@ from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
-Kind = Literal["unfinished save", "not in the snapshot", "spilled data", "unfinished upload"]
+Kind = Literal["unfinished save", "not in the snapshot", "spilled data", "unfinished upload", "of a former home"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Orphan:
     ----------
     kind
         ``"not in the snapshot"`` is a whole checkpoint that Ray does not know: only a person may decide to remove it.
+        ``"of a former home"`` is data that another run may use, and is never removed here.
     place, name
         URI of the store's root and key below it.
     size
@@ -49,7 +50,7 @@ class Orphan:
     @property
     def certain(self) -> bool:
         """True for what can be of no use to anybody."""
-        return self.kind != "not in the snapshot"
+        return self.kind not in ("not in the snapshot", "of a former home")
 
 
 def delete_checkpoint(home: Store, spill: Store | None, name: str, delete_folder: Callable[[], None]) -> None:
@@ -93,6 +94,7 @@ def find_orphans(
     *,
     named: Collection[str],
     state_files: Collection[str] = (),
+    former: Collection[Store] = (),
 ) -> list[Orphan]:
     """What the run's own folders hold and nothing refers to.
 
@@ -102,12 +104,16 @@ def find_orphans(
         Checkpoints that Ray's snapshot names.
     state_files
         Names in the run home of files that the run itself writes, beside its checkpoints.
+    former
+        Folders of the bucket that the home came with from where it was before.
     """
     held = _checkpoints(home, named)
     orphans = _uploads(home, {*held, *state_files, FOLDER})
     orphans += _uploads(spill, None) if spill is not None else []
     orphans += _in_home(home, held, named)
     orphans += _in_spill(home, spill, held, named) if spill is not None else []
+    for store in former:
+        orphans += _in_former(home, store, held, named)
     return orphans
 
 
@@ -201,19 +207,29 @@ def _kind(own: Collection[str]) -> Kind:
 
 
 def _in_spill(home: Store, spill: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
-    known = {*held, *named}
+    for name, size in _spilled(spill, {*held, *named}):
+        own = held[name].own if name in held else set()
+        if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
+            yield Orphan("spilled data", spill.uri, name, size)
+        elif name not in named:
+            yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
+
+
+def _in_former(home: Store, former: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
+    for name, size in _spilled(former, {*held, *named}):
+        if not _refers(home, name, f"{former.uri}/{name}"):
+            yield Orphan("of a former home", former.uri, name, size)
+
+
+def _spilled(spill: Store, known: Collection[str]) -> list[tuple[str, int]]:
+    """Checkpoints of which a folder of the bucket has data, known ones or not, and how many bytes of each."""
     shared = {folder for name in known for folder in _above(name)}
     sizes: defaultdict[str, int] = defaultdict(int)
     for key, size in patiently(lambda: list(spill.list(""))):
         name = _innermost(key, known) or next((folder for folder in _above(key) if folder not in shared), None)
         if name is not None:  # this package stores nothing beside the checkpoints' folders
             sizes[name] += size
-    for name, size in sorted(sizes.items()):
-        own = held[name].own if name in held else set()
-        if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
-            yield Orphan("spilled data", spill.uri, name, size)
-        elif name not in named:
-            yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
+    return sorted(sizes.items())
 
 
 def _refers(home: Store, name: str, location: str) -> bool:
