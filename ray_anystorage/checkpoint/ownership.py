@@ -84,7 +84,7 @@ def own_spill(home: Store) -> str:
     folder = f"{posixpath.basename(home.uri)}-{secrets.token_hex(4)}"
     if known.former:
         logger.warning(
-            "the run home %s was moved here or is a copy: what it has in the bucket's folders %s is read from there and "
+            "the run home %s was moved here or is a copy: what it has in the bucket's folders %s is read there and "
             "never deleted; ray-anystorage prune shows what nothing here refers to",
             home.uri,
             ", ".join(known.former),
