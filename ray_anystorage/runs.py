@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ray_anystorage.checkpoint.manifest import FOLDER
-from ray_anystorage.checkpoint.ownership import known_run_id
+from ray_anystorage.checkpoint.ownership import spills_of
 from ray_anystorage.checkpoint.record import RECORD
 from ray_anystorage.checkpoint.save import mark_attempt
 from ray_anystorage.checkpoint.small_files import names_below, patiently
@@ -42,6 +42,8 @@ class Run:
     spill
         The run's own folder in the bucket, which need not hold anything; ``None`` for a home in a bucket, for one that
         never spilled, and where this process cannot reach a bucket.
+    former
+        Folders in the bucket that the home came with from where it was before: perhaps another run's.
     call_timeout
         Seconds that a call on a mount may take.
     obstacle
@@ -55,6 +57,7 @@ class Run:
     spill: BucketRecipe | None
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     obstacle: str | None = None
+    former: tuple[BucketRecipe, ...] = ()
 
     @property
     def filesystem(self) -> HomeRecipe | FileSystemRecipe:
@@ -74,7 +77,7 @@ class Run:
 
     def origin(self, checkpoint: str) -> Origin:
         """Where one of its checkpoints comes from."""
-        return Origin(self.home, self.spill, checkpoint)
+        return Origin(self.home, self.spill or next(iter(self.former), None), checkpoint)
 
 
 def find_run(run: str, *, credentials: Credentials | None = None, artifact_storage: str | None = None) -> Run:
@@ -202,7 +205,8 @@ def _exists(home: Store, name: str) -> bool:
 def _with_spill(run: Run, artifact: BucketRecipe | None, obstacle: str | None) -> Run:
     if run.tier == "artifact" or (artifact is None and obstacle is None):
         return run
-    known = known_run_id(run.open_home())
-    if artifact is None or known is None:
+    if artifact is None:
         return replace(run, obstacle=obstacle)
-    return replace(run, spill=artifact.child(SPILLED).child(f"{run.name}-{known}"))
+    known, folder = spills_of(run.open_home()), artifact.child(SPILLED)
+    own = folder.child(known.own) if known.own is not None else None
+    return replace(run, spill=own, former=tuple(folder.child(name) for name in known.former))

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +20,11 @@ from ray_anystorage.checkpoint.cache_index import Index, Record, is_settled, sta
 from ray_anystorage.checkpoint.manifest import check_path
 from ray_anystorage.checkpoint.planted import unlink_planted
 from ray_anystorage.transfer.locks import locked
+from ray_anystorage.transfer.temporary import is_temporary
 
 logger = logging.getLogger(__name__)
 
 TRASH = "trash"  # in the cache's root: what was taken away in one step, to be deleted in many
-_TEMPORARY = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # of a fill that was killed, as the engine names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,5 +224,5 @@ def _mark(path: str) -> None:
 
 def _sweep(directory: str) -> None:
     for folder, _, names in os.walk(directory):
-        for name in filter(_TEMPORARY.fullmatch, names):
+        for name in filter(is_temporary, names):
             os.unlink(os.path.join(folder, name))

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from ray_anystorage.checkpoint.cache_index import Record, stamp_of
 from ray_anystorage.transfer.digest import digest_file
 from ray_anystorage.transfer.disk import copy_content
+from ray_anystorage.transfer.temporary import temporary_beside
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def make_own(target: str) -> None:
     status = os.lstat(target)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
         return
-    temporary = os.path.join(os.path.dirname(target), f".anystorage-{secrets.token_hex(8)}.part")
+    temporary = temporary_beside(target)
     try:
         with open(target, "rb", buffering=0) as source, open(temporary, "xb", buffering=0) as copy:
             copy_content(source.fileno(), copy.fileno(), status.st_size)

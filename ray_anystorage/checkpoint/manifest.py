@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_anystorage.checkpoint.sealed import seal, unseal
 from ray_anystorage.errors import ManifestError
+from ray_anystorage.transfer.temporary import is_temporary
 
 FORMAT = 1
 FOLDER = ".anystorage"
@@ -21,7 +22,6 @@ POINTER = "DATA_IS_ELSEWHERE.txt"
 _NAME = re.compile(r"manifest-(?P<attempt>[0-9a-z]+)-(?P<rank>[0-9]+)-of-(?P<world>[0-9]+)\.json")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
-_TEMPORARY = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # what is under way, on mounts and in caches; it is swept
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def check_path(path: str) -> str:
         raise ValueError(f"{path!r} is not a plain path below the checkpoint")
     if segments[0] == FOLDER:
         raise ValueError(f"{path!r} lies in the folder {FOLDER}, which is this package's own")
-    if any(_TEMPORARY.fullmatch(segment) for segment in segments):
+    if any(map(is_temporary, segments)):
         raise ValueError(f"{path!r} has the name of one of this package's temporary files")
     if len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
         raise ValueError(f"{path[:60]!r}… is longer than {_LONGEST_PATH} bytes")

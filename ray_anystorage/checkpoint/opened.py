@@ -104,7 +104,8 @@ class Opened:
         with contextlib.ExitStack() as stack:
             with self._quarantining():
                 directory = self._ready(contents, verify, stack)
-            if whole.attempt is not None and has_others(whole, directory):
+            home = self.sources.home if directory == self.folder else None
+            if whole.attempt is not None and has_others(whole, directory, home):
                 directory = view(whole, directory, stack.enter_context(_temporary_directory()))
             yield directory
 

@@ -1,12 +1,14 @@
-"""Who may write to a run: one controller at a time, and the workers of its present attempt. And a run home's own id."""
+"""Who may write to a run: one controller at a time, and the workers of its present attempt. And where it spills to."""
 
 from __future__ import annotations
 
 import json
+import logging
+import posixpath
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.small_files import names_below, patiently, read, write
@@ -19,6 +21,8 @@ from ray_anystorage.errors import (
     ShortReadError,
 )
 from ray_anystorage.transfer.store import Store
+
+logger = logging.getLogger("ray.train.anystorage")
 
 _RUN, _OWNER = "run.json", "controller.json"
 _WORD_BYTES = 1024  # the owner's word is padded, so that one request of a known length reads it
@@ -38,22 +42,56 @@ class Holder(NamedTuple):
     attempt: str
 
 
-def run_id(home: Store) -> str:
-    """The random id of a run home, made when it is first asked for.
+class Spills(NamedTuple):
+    """Folders of the bucket with spilled data of a run home, by name.
 
-    Two clusters may have runs of one name on mounts of their own and spill to one bucket; the id keeps them apart.
+    ``own`` is where its new data goes, ``None`` where it has none yet. ``former`` are those that a home came with which
+    lies elsewhere than it did: whether it was moved or is a copy, of a run that goes on, nothing tells. Its old
+    checkpoints are read from there; nothing there is its to delete.
+    """
+
+    own: str | None
+    former: tuple[str, ...]
+
+
+def spills_of(home: Store) -> Spills:
+    """Where a run home has spilled to.
+
+    Raises
+    ------
+    ManifestError
+        What it says of that is torn.
     """
     names = names_below(home, FOLDER)
     if _RUN not in names:
-        write(home, f"{FOLDER}/{_RUN}", json.dumps({"id": secrets.token_hex(4)}).encode())
-        names = names_below(home, FOLDER)
-    return str(_values(home, _RUN, names[_RUN])["id"])
+        return Spills(None, ())
+    values = _parsed(home, _RUN, read(home, f"{FOLDER}/{_RUN}", names[_RUN]))
+    try:
+        there, folder, former = str(values["home"]), str(values["spill"]), tuple(map(str, values["former"]))
+    except (KeyError, TypeError) as error:
+        raise ManifestError(f"{home.uri}/{FOLDER}/{_RUN} is not what this package writes: {error!r}") from error
+    return Spills(folder, former) if there == home.uri else Spills(None, (*former, folder))
 
 
-def known_run_id(home: Store) -> str | None:
-    """The id of a run home; ``None`` where nobody has asked for one, and none is made."""
-    names = names_below(home, FOLDER)
-    return str(_values(home, _RUN, names[_RUN])["id"]) if _RUN in names else None
+def own_spill(home: Store) -> str:
+    """The folder that a run home spills to, made up where it has none; for who holds the run.
+
+    Two clusters may have runs of one name on mounts of their own and spill to one bucket; chance keeps them apart.
+    """
+    known = spills_of(home)
+    if known.own is not None:
+        return known.own
+    folder = f"{posixpath.basename(home.uri)}-{secrets.token_hex(4)}"
+    if known.former:
+        logger.warning(
+            "the run home %s was moved here or is a copy: what it has in the bucket's folders %s is read there and "
+            "never deleted; ray-anystorage prune shows what nothing here refers to",
+            home.uri,
+            ", ".join(known.former),
+        )
+    values = {"home": home.uri, "spill": folder, "former": known.former}
+    write(home, f"{FOLDER}/{_RUN}", json.dumps(values).encode())
+    return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +215,7 @@ def owner_of(home: Store, request: Callable[[Callable[[], None]], None] = patien
     return Holder(token, who, bool(values["released"]), process, attempt)
 
 
-def _values(home: Store, name: str, size: int) -> dict[str, object]:
-    return _parsed(home, name, read(home, f"{FOLDER}/{name}", size))
-
-
-def _parsed(home: Store, name: str, content: bytes) -> dict[str, object]:
+def _parsed(home: Store, name: str, content: bytes) -> dict[str, Any]:
     try:
         values = json.loads(content)
     except ValueError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
-Kind = Literal["unfinished save", "not in the snapshot", "spilled data", "unfinished upload"]
+Kind = Literal["unfinished save", "not in the snapshot", "spilled data", "unfinished upload", "of a former home"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ class Orphan:
     ----------
     kind
         ``"not in the snapshot"`` is a whole checkpoint that Ray does not know: only a person may decide to remove it.
+        ``"of a former home"`` is data that another run may use, and is never removed here.
     place, name
         URI of the store's root and key below it.
     size
@@ -50,7 +50,7 @@ class Orphan:
     @property
     def certain(self) -> bool:
         """True for what can be of no use to anybody."""
-        return self.kind != "not in the snapshot"
+        return self.kind not in ("not in the snapshot", "of a former home")
 
 
 def delete_checkpoint(home: Store, spill: Store | None, name: str, delete_folder: Callable[[], None]) -> None:
@@ -85,14 +85,7 @@ def delete_below(store: Store, folder: str) -> None:
         if some:
             patiently(partial(store.delete, some))
         if isinstance(store, PosixStore):
-            _remove_empty(store.path(folder))
-
-
-def _remove_empty(top: str) -> None:
-    """Remove a folder that holds nothing but folders: a checkpoint may have had empty ones."""
-    for folder, _, _ in os.walk(top, topdown=False):
-        with contextlib.suppress(OSError):  # something is in it
-            os.rmdir(folder)
+            store.remove_empty(folder)  # a checkpoint may have had empty folders
 
 
 def find_orphans(
@@ -100,8 +93,8 @@ def find_orphans(
     spill: Store | None,
     *,
     named: Collection[str],
-    live_attempts: Collection[str] = (),
     state_files: Collection[str] = (),
+    former: Collection[Store] = (),
 ) -> list[Orphan]:
     """What the run's own folders hold and nothing refers to.
 
@@ -109,19 +102,18 @@ def find_orphans(
     ----------
     named
         Checkpoints that Ray's snapshot names.
-    live_attempts
-        Attempts that may be saving now; what they began is left alone.
     state_files
         Names in the run home of files that the run itself writes, beside its checkpoints.
+    former
+        Folders of the bucket that the home came with from where it was before.
     """
     held = _checkpoints(home, named)
-    orphans: list[Orphan] = []
-    if not live_attempts:  # nothing tells whose an upload is
-        orphans += _uploads(home, {*held, *state_files, FOLDER})
-        orphans += _uploads(spill, None) if spill is not None else []
-    orphans += _in_home(home, held, named, live_attempts)
-    if spill is not None:
-        orphans += _in_spill(home, spill, held, named, live_attempts)
+    orphans = _uploads(home, {*held, *state_files, FOLDER})
+    orphans += _uploads(spill, None) if spill is not None else []
+    orphans += _in_home(home, held, named)
+    orphans += _in_spill(home, spill, held, named) if spill is not None else []
+    for store in former:
+        orphans += _in_former(home, store, held, named)
     return orphans
 
 
@@ -200,14 +192,12 @@ def _uploads(store: Store, folders: Collection[str] | None) -> list[Orphan]:
     ]
 
 
-def _in_home(home: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]) -> Iterator[Orphan]:
+def _in_home(home: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
     # Elsewhere below the run home what looks like a checkpoint may be the user's export of one.
     folders = {"", *(name.rpartition("/")[0] for name in named)}
     for name, folder in sorted(held.items()):
-        ours = name not in named and name.rpartition("/")[0] in folders
-        if not ours or any(mark_attempt(file) in live for file in folder.own):
-            continue
-        yield Orphan(_kind(folder.own), home.uri, name, folder.size)
+        if name not in named and name.rpartition("/")[0] in folders:
+            yield Orphan(_kind(folder.own), home.uri, name, folder.size)
 
 
 def _kind(own: Collection[str]) -> Kind:
@@ -216,24 +206,30 @@ def _kind(own: Collection[str]) -> Kind:
     return "unfinished save" if saved and RECORD not in own else "not in the snapshot"
 
 
-def _in_spill(
-    home: Store, spill: Store, held: dict[str, _Held], named: Collection[str], live: Collection[str]
-) -> Iterator[Orphan]:
-    known = {*held, *named}
+def _in_spill(home: Store, spill: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
+    for name, size in _spilled(spill, {*held, *named}):
+        own = held[name].own if name in held else set()
+        if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
+            yield Orphan("spilled data", spill.uri, name, size)
+        elif name not in named:
+            yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
+
+
+def _in_former(home: Store, former: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
+    for name, size in _spilled(former, {*held, *named}):
+        if not _refers(home, name, f"{former.uri}/{name}"):
+            yield Orphan("of a former home", former.uri, name, size)
+
+
+def _spilled(spill: Store, known: Collection[str]) -> list[tuple[str, int]]:
+    """Checkpoints of which a folder of the bucket has data, known ones or not, and how many bytes of each."""
     shared = {folder for name in known for folder in _above(name)}
     sizes: defaultdict[str, int] = defaultdict(int)
     for key, size in patiently(lambda: list(spill.list(""))):
         name = _innermost(key, known) or next((folder for folder in _above(key) if folder not in shared), None)
         if name is not None:  # this package stores nothing beside the checkpoints' folders
             sizes[name] += size
-    for name, size in sorted(sizes.items()):
-        own = held[name].own if name in held else set()
-        if any(mark_attempt(file) in live for file in own):
-            continue
-        if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
-            yield Orphan("spilled data", spill.uri, name, size)
-        elif name not in named:
-            yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
+    return sorted(sizes.items())
 
 
 def _refers(home: Store, name: str, location: str) -> bool:

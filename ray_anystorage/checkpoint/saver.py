@@ -60,6 +60,16 @@ class _Job:
                     yield Stored(f"{name}/{file.path}", file.size, file.digest, file.chunks, etag=file.etag)
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What was stored, in which folder of the bucket if not in the run home, why there, and how long that took."""
+
+    files: tuple[Stored, ...]
+    location: str | None
+    detour: str | None
+    seconds: float
+
+
 @dataclass(slots=True)
 class Saver:
     """Saves one rank's parts.
@@ -111,12 +121,7 @@ class Saver:
         job = _Job(tree, part, begun.former)
         chosen = self._route(tree, begun.others)
         with self.journal.writing():
-            try:
-                manifest = self._store(job, spilled=chosen.spill, detour=chosen.reason if chosen.lacks_room else None)
-            except Exception as error:
-                if self.spill is None or not another_place_may_do(error):
-                    raise
-                manifest = self._detour(job, chosen, error)
+            manifest = self._tell(job, chosen, self._place(job, chosen))
             self.journal.saved(part.checkpoint)
         self._last = part.checkpoint
         self._keep(job, manifest)
@@ -142,7 +147,35 @@ class Saver:
             logger.warning("the record of checkpoint %s cannot be read: %s", self._last, error)
             return None
 
-    def _detour(self, job: _Job, chosen: Route, error: Exception) -> Manifest:
+    def _place(self, job: _Job, chosen: Route) -> _Placed:
+        try:
+            return self._store(job, spilled=chosen.spill, detour=chosen.reason if chosen.lacks_room else None)
+        except Exception as error:
+            if self.spill is None or not another_place_may_do(error):
+                raise
+            return self._detour(job, chosen, error)
+
+    def _tell(self, job: _Job, chosen: Route, placed: _Placed) -> Manifest:
+        """Write the manifest. A failure here is the home's, and says nothing of the place of the data."""
+        try:
+            return self._write_manifest(job, placed)
+        except OSError as error:
+            if chosen.spill or placed.location is not None or self.spill is None or not is_full(error):
+                raise
+            return self._write_manifest(job, self._detour(job, chosen, error))  # the data takes the room that it needs
+
+    def _write_manifest(self, job: _Job, placed: _Placed) -> Manifest:
+        return write_manifest(
+            self.home,
+            job.tree,
+            job.part,
+            placed.files,
+            location=placed.location,
+            detour=placed.detour,
+            seconds=placed.seconds,
+        )
+
+    def _detour(self, job: _Job, chosen: Route, error: Exception) -> _Placed:
         """Store the data in the other place, loudly, or raise what the first place said."""
         failed, other = ("bucket", "run home") if chosen.spill else ("run home", "bucket")
         if chosen.spill and isinstance(self.home, HomeStore) and not fits(job.tree.size, self.home.free_bytes()):
@@ -164,7 +197,7 @@ class Saver:
         except OSError as error:
             logger.warning("what was stored of checkpoint %s stays in the run home: %s", part.checkpoint, error)
 
-    def _store(self, job: _Job, *, spilled: bool, detour: str | None = None) -> Manifest:
+    def _store(self, job: _Job, *, spilled: bool, detour: str | None = None) -> _Placed:
         began, location = time.monotonic(), None
         if spilled and self.spill is not None:
             data = self.spill()
@@ -174,8 +207,7 @@ class Saver:
             stored = self._upload_to_mount(self.home, job)
         else:
             stored = self._upload(self.home, job, spilled=False)
-        seconds = time.monotonic() - began
-        return write_manifest(self.home, job.tree, job.part, stored, location=location, detour=detour, seconds=seconds)
+        return _Placed(stored, location, detour, time.monotonic() - began)
 
     def _upload(
         self,
@@ -202,7 +234,7 @@ class Saver:
         with self._slots(home) as writers:
 
             def upload(cancel: Cancel, moved: Callable[[int], None]) -> tuple[Stored, ...]:
-                data = PosixStore(home.root, requests=writers, wrote_back=partial(moved, 0))
+                data = PosixStore(home.root, requests=writers, alive=partial(moved, 0), cancel=cancel)
                 return self._upload(data, job, spilled=False, cancel=cancel, on_progress=moved)
 
             try:

@@ -27,6 +27,7 @@ class _Work:
     holder: Holder | None
     certain: list[Orphan] = field(default_factory=list)
     unnamed: list[Orphan] = field(default_factory=list)
+    former: list[Orphan] = field(default_factory=list)
     removed: list[Orphan] = field(default_factory=list)
     failed: list[tuple[Orphan, str]] = field(default_factory=list)
 
@@ -89,9 +90,13 @@ def _look(name: str, credentials: str | None, *, not_running: bool) -> _Work:
                 "say --not-running; if it lives all the same, it stops at its next report."
             )
         named = named_checkpoints(home)
-        orphans = find_orphans(home, run.open_spill(), named=named, state_files=STATE_FILES)
-    certain = [orphan for orphan in orphans if orphan.certain]
-    return _Work(run, holder, certain, [orphan for orphan in orphans if not orphan.certain])
+        former = [recipe.open() for recipe in run.former]
+        orphans = find_orphans(home, run.open_spill(), named=named, state_files=STATE_FILES, former=former)
+    work = _Work(run, holder)
+    for orphan in orphans:
+        others = work.former if orphan.kind == "of a former home" else work.unnamed
+        (work.certain if orphan.certain else others).append(orphan)
+    return work
 
 
 def _remove(work: _Work, chosen: Sequence[Orphan]) -> None:
@@ -137,6 +142,10 @@ def _show(work: _Work, *, unnamed: bool) -> None:
         remark = "" if unnamed else ", left alone without --unnamed"
         out.print(prose(f"\nWhole checkpoints that Ray's snapshot does not name{remark}:", style="default"))
         _show_orphans(work.unnamed)
+    if work.former:
+        remark = "left alone, since the run that it was copied from may use it"
+        out.print(prose(f"\nWhat this run home came with from where it was before; {remark}:", style="default"))
+        _show_orphans(work.former)
     if not work.certain and not (work.unnamed and unnamed):
         out.print("\nNothing to remove.")
 
@@ -172,6 +181,7 @@ def _as_dict(work: _Work, *, dry_run: bool) -> dict[str, Any]:
         "not_searched": work.run.obstacle,
         "dry_run": dry_run,
         "found": [_orphan(orphan) for orphan in (*work.certain, *work.unnamed)],
+        "former": [_orphan(orphan) for orphan in work.former],
         "removed": [_orphan(orphan) for orphan in work.removed],
         "failed": [{**_orphan(orphan), "reason": why} for orphan, why in work.failed],
     }

@@ -22,8 +22,9 @@ def bounded(function: Callable[[], T], timeout: float, *, what: str) -> T:
     """Call a function in a thread of its own and give up on it after a time.
 
     A thread that the kernel holds cannot be ended. It is a daemon, so the interpreter does not wait for it, and should
-    the mount come back, the function runs on to its end. Only a file that was open on a FUSE mount when its daemon hung
-    holds up the process's exit: the kernel closes it without listening to signals.
+    the mount come back, the function runs on to its end: one that writes has to look whether it was given up. Only a
+    file that was open on a FUSE mount when its daemon hung holds up the process's exit: the kernel closes it without
+    listening to signals.
 
     Parameters
     ----------

@@ -10,10 +10,11 @@ import os
 import secrets
 from collections.abc import Callable
 
+from ray_anystorage.transfer.disk import sync_directory
+
 TEMPORARY_SUFFIX = ".anystorage-tmp"
 _STALE_AFTER = 600.0  # seconds; a younger one may belong to a controller that is alive
 _REPLAY_BYTES = 16 << 20  # kept in memory so that a write-back that found no space can be done once more
-_NO_DIRECTORY_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 class AtomicFile(io.RawIOBase):
@@ -145,18 +146,6 @@ def write_atomically(path: str, content: bytes, on_full: Callable[[], bool] | No
         file.abort()
         raise
     file.close()
-
-
-def sync_directory(directory: str) -> None:
-    """fsync a directory, so that a rename in it survives a crash; file systems that cannot are passed over."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_FSYNC:
-            raise
-    finally:
-        os.close(fd)
 
 
 def sweep_temporaries(directory: str) -> list[str]:

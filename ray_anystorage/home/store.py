@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from ray_anystorage.errors import MountTimeoutError
@@ -16,7 +17,7 @@ from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.posix_store import PosixStore
 
 T = TypeVar("T")
-_SMALL_BYTES = 1 << 20  # a longer read is data, which nobody bounds by the call
+_SMALL_BYTES = 1 << 20  # a longer read is bounded by the piece
 
 
 class HomeStore(PosixStore):
@@ -28,12 +29,17 @@ class HomeStore(PosixStore):
 
     def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace a file atomically; on a full mount the reserve is given up for it, once."""
-        return self.home.call("write", self.path(key), lambda: self._write_with_room(key, data))
+        given_up = Cancel()
+        try:
+            return self.home.call("write", self.path(key), lambda: self._write_with_room(given_up, key, data))
+        except BaseException:  # also Ctrl-C
+            given_up.set()
+            raise
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from a file."""
         if len(into) > _SMALL_BYTES:
-            super().read_range(key, offset, into)
+            self._in_steps(lambda store: store.read_range(key, offset, into), f"read {self.path(key)}")
         else:
             self.home.call("read", self.path(key), lambda: PosixStore.read_range(self, key, offset, into))
 
@@ -43,12 +49,24 @@ class HomeStore(PosixStore):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder."""
-        return iter(self.home.call("list", f"{self.root}/{prefix}", lambda: [*PosixStore.list(self, prefix)]))
+        return iter(self._in_steps(lambda store: [*store.list(prefix)], f"list {self.root}/{prefix}"))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and the folders that this leaves empty."""
         for key in keys:
             self.home.call("delete", self.path(key), lambda key=key: PosixStore.delete(self, [key]))  # type: ignore[misc]
+
+    def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Temporary files."""
+        return iter(self._in_steps(lambda store: [*store.unfinished(prefix)], f"list {self.root}/{prefix}"))
+
+    def discard(self, key: str, token: str) -> None:
+        """Remove a temporary file."""
+        self.home.call("delete", self.path(token), lambda: PosixStore.discard(self, key, token))
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove a folder that holds nothing but folders."""
+        self._in_steps(lambda store: store.remove_empty(prefix), f"delete {self.path(prefix)}")
 
     def free_bytes(self) -> int:
         """Bytes that are free on the mount."""
@@ -78,13 +96,23 @@ class HomeStore(PosixStore):
                 remedy="see whether the mount's server or daemon is alive, and how busy it is",
             ) from error
 
-    def _write_with_room(self, key: str, data: BytesLike) -> str | None:
+    def _in_steps(self, action: Callable[[PosixStore], T], what: str) -> T:
+        """Run what takes the longer the more there is: the mount's limit is for each of its steps."""
+
+        def run(cancel: Cancel, moved: Callable[[int], None]) -> T:
+            store = PosixStore(self.root, alive=partial(moved, 0), cancel=cancel)
+            store.counters = self.counters
+            return action(store)
+
+        return self.watched(run, what)
+
+    def _write_with_room(self, given_up: Cancel, key: str, data: BytesLike) -> str | None:
         try:
-            return PosixStore.write_small(self, key, data)
+            return self.write_unless(given_up, key, data)
         except OSError as error:
             if not is_full(error) or not self.home.reserve.give_up():
                 raise
-            return PosixStore.write_small(self, key, data)
+            return self.write_unless(given_up, key, data)
 
 
 class _Watch:

@@ -20,7 +20,7 @@ import ray.train
 from ray_anystorage.checkpoint import staging
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.node import current
-from ray_anystorage.checkpoint.ownership import Owner, run_id
+from ray_anystorage.checkpoint.ownership import Owner, own_spill
 from ray_anystorage.checkpoint.retention import find_orphans, largest_unfinished, remove
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver, Writers
@@ -202,7 +202,7 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
     context = AnyStorageContext(recipe)
     context.owner, context.owner_token = owner, owner.token
     if recipe.spill is not None:
-        context.spill = recipe.spill.child(f"{recipe.name}-{run_id(store)}")
+        context.spill = recipe.spill.child(own_spill(store))
     sweep(context, going_on=True)
     logger.info(recipe.log_line())
     return context

@@ -14,6 +14,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF)
 _STEP_BYTES = 1 << 20  # where the kernel does not copy
 _WRITE_BACK_BYTES = 16 << 20  # between two signs of life
+_NO_DIRECTORY_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -88,10 +89,13 @@ def _copy_range(source: int, target: int, size: int, offset: int) -> int:
 
 
 def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable; file systems that cannot be asked for it are passed over."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_FSYNC:
+            raise
     finally:
         os.close(descriptor)
 

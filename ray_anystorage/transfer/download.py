@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,20 +12,21 @@ from functools import partial
 from ray_anystorage.errors import DigestMismatchError
 from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, file_digest
-from ray_anystorage.transfer.disk import preallocate, sync_directory
+from ray_anystorage.transfer.disk import preallocate
 from ray_anystorage.transfer.files import Incoming, Part
 from ray_anystorage.transfer.pace import Stride
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
+from ray_anystorage.transfer.temporary import temporary_beside
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 
 class Fetching:
     """One call of :func:`ray_anystorage.transfer.engine.download`."""
 
-    def __init__(self, session: Session, files: Sequence[Incoming], *, durable: bool) -> None:
+    def __init__(self, session: Session, files: Sequence[Incoming]) -> None:
         self._session = session
-        self._files = sorted((_File(session, file, durable) for file in files), key=lambda file: -file.file.size)
+        self._files = sorted((_File(session, file) for file in files), key=lambda file: -file.file.size)
 
     def run(self) -> None:
         """Fetch all; every target is there, whole and verified, when this returns."""
@@ -48,13 +48,12 @@ class Fetching:
 class _File:
     """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(self, session: Session, file: Incoming, durable: bool) -> None:
+    def __init__(self, session: Session, file: Incoming) -> None:
         check_key(file.key)
         self.file = file
         self.missing = max(1, chunk_count(file.size))
         self._session = session
-        self._durable = durable
-        self._temporary = os.path.join(os.path.dirname(file.target), f".anystorage-{secrets.token_hex(8)}.part")
+        self._temporary = temporary_beside(file.target)
         self._descriptor = -1
         self._chunks: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -105,11 +104,7 @@ class _File:
         chunks = (chunk for _, chunk in sorted(self._chunks.items()))
         if file.digest is not None and file_digest(file.size, chunks) != file.digest:
             raise mismatch(self._session, file, "the digest of the whole file")
-        if self._durable:
-            os.fsync(self._descriptor)
         os.replace(self._temporary, file.target)
-        if self._durable:
-            sync_directory(os.path.dirname(file.target) or ".")
         os.close(self._descriptor)
         self._descriptor = -1
 

@@ -33,7 +33,8 @@ def upload(
     budget
         May be shared by several calls at once; a fresh one where ``None``.
     on_progress
-        Called with the number of bytes that were stored since the last call, by one thread at a time.
+        Called with the number of bytes that were stored since the last call, by one thread at a time; with 0 while what
+        may be there already is compared.
     already
         What the store is known to hold, under these keys or others. A file that is the same is not sent again: it is
         left alone, or copied on the store's own side.
@@ -73,7 +74,6 @@ def download(
     on_progress: Callable[[int], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
-    durable: bool = False,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
 
@@ -83,8 +83,6 @@ def download(
         Targets must differ. Those with digests are verified.
     budget, on_progress, cancel, patience
         As for :func:`upload`.
-    durable
-        Also ``fsync`` files and their directories.
 
     Raises
     ------
@@ -101,7 +99,7 @@ def download(
     """
     session = _session(store, budget, cancel, patience, on_progress)
     try:
-        Fetching(session, files, durable=durable).run()
+        Fetching(session, files).run()
     finally:
         session.budget.trim()
 

@@ -52,7 +52,12 @@ class Part:
     size: int
 
 
+def part_bytes(size: int, max_parts: int) -> int:
+    """How large the parts of a file are: one chunk, or as many as ``max_parts`` makes necessary."""
+    return CHUNK_BYTES * max(1, -(-chunk_count(size) // max_parts))
+
+
 def split(size: int, max_parts: int) -> tuple[Part, ...]:
-    """Cut a file into parts of one chunk, or of as many as ``max_parts`` makes necessary; an empty file has one."""
-    step = CHUNK_BYTES * max(1, -(-chunk_count(size) // max_parts))
+    """Cut a file into parts; an empty file has one."""
+    step = part_bytes(size, max_parts)
     return tuple(Part(i, at, min(step, size - at)) for i, at in enumerate(range(0, max(size, 1), step)))

@@ -17,10 +17,11 @@ from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedErr
 from ray_anystorage import errors
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
+from ray_anystorage.transfer.files import part_bytes
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.store import Counters, Limits, Take, below, check_key
-from ray_anystorage.transfer.streamed import StreamedUpload
+from ray_anystorage.transfer.streamed import EARLY_BYTES, StreamedUpload
 
 Result = TypeVar("Result")
 Self = TypeVar("Self", bound="ObjectStore")
@@ -52,7 +53,7 @@ class ObjectStore:
     """
 
     def __init__(self, client: Any, *, uri: str, prefix: str = "", streaming: Any = None) -> None:
-        self.limits = Limits()
+        self.limits = Limits(early_bytes=EARLY_BYTES)
         self.counters = Counters()
         self._client, self._streaming = client, streaming or client
         self._uri = uri
@@ -81,7 +82,11 @@ class ObjectStore:
         """An upload whose parts obstore sends; it takes them in order."""
         self._check_fork("put", key)
         return StreamedUpload(
-            self._streaming, self._path(key), self.counters, lambda error: self.failed("put", key, error)
+            self._streaming,
+            self._path(key),
+            self.counters,
+            lambda error: self.failed("put", key, error),
+            part_bytes=part_bytes(size, self.limits.max_parts),
         )
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:

@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
-from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
-from ray_anystorage.transfer.disk import (
-    can_reflink,
-    copy_content,
-    preallocate,
-    start_writing_back,
-    sync_directory,
-    write_back,
-)
+from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.disk import can_reflink, sync_directory
+from ray_anystorage.transfer.posix_upload import PosixUpload, etag_of
 from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
+from ray_anystorage.transfer.temporary import is_temporary
 
-_TEMPORARY = ".anystorage-"  # followed by a random token and ".part"
-_IS_TEMPORARY = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}\.part")  # a user's file may begin like one
 _PIECE_BYTES = 1 << 20  # nothing has to be waited for, and each piece is a turn that threads take with each other
 _REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
 
@@ -40,17 +32,29 @@ class PosixStore:
         An absolute path.
     requests
         Readers or writers at once.
-    wrote_back
-        Called while the commit of a large file waits for the disk, whenever more of it has got there.
+    alive
+        Called at each step of what may take long: another folder or file was looked at, another piece was read, more of
+        a large file that is to be committed has got to the disk.
+    cancel
+        Once it is set a walk ends, and nothing takes its name any more: a write that the mount held until now may be
+        older than what others have put there since.
     """
 
-    def __init__(self, root: str, *, requests: int = _REQUESTS, wrote_back: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        requests: int = _REQUESTS,
+        alive: Callable[[], None] = lambda: None,
+        cancel: Cancel | None = None,
+    ) -> None:
         self.root = os.path.abspath(root)
         self.limits = Limits(
             single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES
         )
         self.counters = Counters()
-        self.wrote_back = wrote_back
+        self.alive = alive
+        self._cancel = cancel or Cancel()
         self._unsettled: set[str] = set()
         self._clones: bool | None = None
         self._lock = threading.Lock()
@@ -62,7 +66,11 @@ class PosixStore:
 
     def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace a file atomically; unlike large ones, its name is durable too."""
-        upload = self.begin(key, len(data))
+        return self.write_unless(self._cancel, key, data)
+
+    def write_unless(self, cancel: Cancel, key: str, data: BytesLike) -> str | None:
+        """As ``write_small``; ``TransferCancelledError`` where the flag is set before the file has its name."""
+        upload = PosixUpload(self, self.path(key), len(data), cancel)
         try:
             upload.part(0, 0, data)
             etag = upload.commit()
@@ -74,17 +82,18 @@ class PosixStore:
 
     def begin(self, key: str, size: int) -> PosixUpload:
         """A preallocated temporary file beside the target."""
-        return PosixUpload(self, self.path(key), size)
+        return PosixUpload(self, self.path(key), size, self._cancel)
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from a file."""
         with self._reading(key) as descriptor:
             filled = 0
             while filled < len(into):
-                count = os.preadv(descriptor, [into[filled:]], offset + filled)
+                count = os.preadv(descriptor, [into[filled : filled + _PIECE_BYTES]], offset + filled)
                 if count == 0:
                     raise self._short(key, offset, filled, len(into))
                 filled += count
+                self._step()
         self.counters.add(fetched=filled, requests=0)
 
     def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
@@ -107,12 +116,12 @@ class PosixStore:
     def etag(self, key: str) -> str | None:
         """Which file it is and when it was written: what is stored here is replaced, never written into."""
         with self._reading(key) as descriptor:
-            return _etag_of(descriptor)
+            return etag_of(descriptor)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder, temporary ones left out."""
         for path in self._walk(prefix):
-            if not _is_temporary(path):
+            if not is_temporary(os.path.basename(path)):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     yield os.path.relpath(path, self.root), os.stat(path).st_size
 
@@ -136,15 +145,22 @@ class PosixStore:
     def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Reflink where the file system can, else copy inside the kernel; a link would share later writes."""
         with self._reading(source) as descriptor:
-            if etag is not None and _etag_of(descriptor) != etag:
+            if etag is not None and etag_of(descriptor) != etag:
                 raise self._problem(ObjectMissingError, source, "it is another file by now")
-            upload = PosixUpload(self, self.path(key), os.fstat(descriptor).st_size)
+            upload = self.begin(key, os.fstat(descriptor).st_size)
             try:
                 upload.copy_from(descriptor)
                 return upload.commit()
             except BaseException:
                 upload.abort()
                 raise
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove a folder that holds nothing but folders."""
+        for folder, _, _ in os.walk(self.path(prefix), topdown=False):
+            self._step()
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(folder)
 
     def settle(self) -> None:
         """Sync the directories that got new names since the last time."""
@@ -157,7 +173,7 @@ class PosixStore:
     def unfinished(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Temporary files: key and token are the same, the path below the root."""
         for path in self._walk(prefix):
-            if _is_temporary(path):
+            if is_temporary(os.path.basename(path)):
                 key = os.path.relpath(path, self.root)
                 yield key, key
 
@@ -203,7 +219,14 @@ class PosixStore:
         if os.path.isfile(top):
             yield top
         for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
-            yield from (os.path.join(folder, name) for name in names)
+            self._step()
+            for name in names:
+                yield os.path.join(folder, name)
+                self._step()
+
+    def _step(self) -> None:
+        self._cancel.check()
+        self.alive()
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[int]:
@@ -229,66 +252,6 @@ class PosixStore:
         return PosixStore, (self.root,)
 
 
-class PosixUpload:
-    """See :class:`ray_anystorage.transfer.store.Upload`."""
-
-    def __init__(self, store: PosixStore, path: str, size: int) -> None:
-        self._store, self._path, self._size = store, path, size
-        self._temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY}{secrets.token_hex(8)}.part")
-        self._descriptor = -1
-        self._lock = threading.Lock()
-
-    def part(self, index: int, offset: int, data: BytesLike) -> None:
-        """Write in place."""
-        descriptor, view, written = self._opened(), memoryview(data), 0
-        self._store.counters.add(sent=len(view))
-        while written < len(view):
-            written += os.pwrite(descriptor, view[written:], offset + written)
-        if (end := offset + written) // CHUNK_BYTES > offset // CHUNK_BYTES:
-            start_writing_back(descriptor, end // CHUNK_BYTES * CHUNK_BYTES - CHUNK_BYTES, CHUNK_BYTES)
-
-    def copy_from(self, source: int) -> None:
-        """Take all of an open file."""
-        copy_content(source, self._opened(allocate=False), self._size)
-
-    def commit(self) -> str | None:
-        """Sync the bytes, then give them their name."""
-        descriptor = self._opened()
-        write_back(descriptor, self._size, self._store.wrote_back)
-        os.fsync(descriptor)
-        etag = _etag_of(descriptor)
-        os.replace(self._temporary, self._path)
-        os.close(descriptor)
-        self._descriptor = -1
-        return etag
-
-    def abort(self) -> None:
-        """Remove the temporary file."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._temporary)
-
-    def _opened(self, *, allocate: bool = True) -> int:
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = self._store.create(self._temporary)
-                if allocate and self._size > CHUNK_BYTES:
-                    preallocate(self._descriptor, self._size)
-            return self._descriptor
-
-
-def _etag_of(descriptor: int) -> str:
-    status = os.fstat(descriptor)
-    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-
-
 def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
-
-
-def _is_temporary(path: str) -> bool:
-    return _IS_TEMPORARY.fullmatch(os.path.basename(path)) is not None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from collections.abc import Iterator
 
-from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import chunk_digest
 from ray_anystorage.transfer.locks import locked
 
@@ -39,7 +39,7 @@ def writers_per_node(nodes: int | None, *, server_limit: int = 64, most: int = 4
 
 
 @contextlib.contextmanager
-def mount_slots(folder: str, name: str, *, most: int, wanted: int, cancel: Cancel | None = None) -> Iterator[int]:
+def mount_slots(folder: str, name: str, *, most: int, wanted: int) -> Iterator[int]:
     """Hold some of the places to write to one mount; waits for the first, and takes more only where they are free.
 
     Parameters
@@ -52,8 +52,6 @@ def mount_slots(folder: str, name: str, *, most: int, wanted: int, cancel: Cance
         Places that there are on this node. All processes should say the same.
     wanted
         Places to take, at most.
-    cancel
-        Ends the wait.
 
     Yields
     ------
@@ -62,20 +60,16 @@ def mount_slots(folder: str, name: str, *, most: int, wanted: int, cancel: Cance
 
     Raises
     ------
-    TransferCancelledError
-        ``cancel`` was set before a place was free.
     OSError
         The folder cannot be written.
     """
     if most < 1 or wanted < 1:
         raise ValueError(f"{wanted} of {most} places: both must be at least 1")
-    cancel = cancel or Cancel()
     place = os.path.join(os.path.abspath(folder), chunk_digest(name.encode("utf-8", "surrogatepass")))
     slots = [os.path.join(place, f"slot-{number}") for number in range(most)]
     with contextlib.ExitStack() as held:
         while not (taken := _take(slots, wanted, held)):
-            cancel.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))  # noqa: S311 - no secret comes of it
-        cancel.check()
+            time.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))  # noqa: S311 - no secret comes of it
         yield taken
 
 

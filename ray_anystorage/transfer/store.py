@@ -36,6 +36,9 @@ class Limits:
         Whether the bytes of a part may come by several calls of ``Upload.part``, so that nobody holds all of them.
     piece_bytes
         How much is read, hashed and written at a time.
+    early_bytes
+        How far a part may be ahead of the first that is missing, where an upload has to keep what comes early; ``None``
+        where every order is as good.
     """
 
     single_bytes: int = CHUNK_BYTES
@@ -43,6 +46,7 @@ class Limits:
     requests: int = 64
     in_pieces: bool = False
     piece_bytes: int = PIECE_BYTES
+    early_bytes: int | None = None
 
 
 class Upload(Protocol):

@@ -10,10 +10,12 @@ from typing import Any
 import obstore
 from obstore.exceptions import BaseError
 
-from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike
+from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.store import Counters
 
-_PARTS_AT_ONCE = 8
+EARLY_BYTES = 64 << 20
+_PARTS_AT_ONCE, _BYTES_AT_ONCE = 8, 256 << 20  # that obstore sends; the parts of very large objects are large
 _WAITING_PARTS = 2
 _TICK = 0.1  # seconds between looks at whether it has ended
 
@@ -25,16 +27,29 @@ class _AbandonedError(Exception):
 class StreamedUpload:
     """Parts in any order from any thread, handed on in order; each is copied, since obstore keeps it.
 
+    Whoever sends them heeds ``Limits.early_bytes``, before it takes memory for a part.
+
     Parameters
     ----------
     failed
         Makes what is to be raised of what obstore raised.
+    part_bytes
+        How large the parts are that obstore sends: a store takes so many of one object.
     """
 
-    def __init__(self, client: Any, path: str, counters: Counters, failed: Callable[[Exception], Exception]) -> None:
+    def __init__(
+        self,
+        client: Any,
+        path: str,
+        counters: Counters,
+        failed: Callable[[Exception], Exception],
+        *,
+        part_bytes: int,
+    ) -> None:
         self._client, self._path, self._counters, self._failed = client, path, counters, failed
+        self._part_bytes = part_bytes
         self._lock = threading.Lock()
-        self._early: dict[int, bytes] = {}  # parts that came before their turn; as many as threads, at most
+        self._early: dict[int, bytes] = {}  # parts that came before their turn
         self._next = 0
         self._parts: queue.Queue[bytes | None] = queue.Queue(_WAITING_PARTS)
         self._error: Exception | None = None
@@ -82,8 +97,8 @@ class StreamedUpload:
                 self._client,
                 self._path,
                 self._read(),
-                chunk_size=CHUNK_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
+                chunk_size=self._part_bytes,
+                max_concurrency=max(1, min(_PARTS_AT_ONCE, _BYTES_AT_ONCE // self._part_bytes)),
                 use_multipart=True,
             )
         except (BaseError, OSError, _AbandonedError) as error:
@@ -109,4 +124,6 @@ class StreamedUpload:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._failed(self._error) from self._error
+            failure = self._failed(self._error)
+            # obstore has tried again for long enough, and takes no part any more.
+            raise (failure.problem if isinstance(failure, Transient) else failure) from self._error

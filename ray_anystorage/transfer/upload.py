@@ -23,6 +23,7 @@ from ray_anystorage.transfer.workers import Task, run_tasks
 logger = logging.getLogger(__name__)
 
 _Known = dict[tuple[str, ...], list[Stored]]  # of one size, by the first chunk, if there is one
+_TICK = 0.1  # seconds between looks at the cancel flag
 _ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 
 
@@ -86,11 +87,12 @@ class _File:
         self._on_stored = on_stored
         self._upload: Upload | None = None
         self._chunks: dict[int, tuple[str, ...]] = {}
-        self._lock = threading.Lock()
+        self._missing = 0  # the first part that is
+        self._lock = threading.Condition()
 
     def reuse(self, known: _Known) -> None:
         """Take what the store holds already, under this key or another, if it is what this file holds now."""
-        same = [stored for stored in _same_content(self.file.path, known) if self._can_take(stored)]
+        same = [stored for stored in _same_content(self._hashed(), known) if self._can_take(stored)]
         for stored in sorted(same, key=lambda stored: stored.key != self.file.key):
             try:
                 etag = self._taken(stored)
@@ -104,6 +106,13 @@ class _File:
                     self._is_stored(replace(stored, key=self.file.key, digest=digest, sent=False, etag=etag))
                     self._session.advance(self.file.size)
                     return
+
+    def _hashed(self) -> Iterator[str]:
+        """The chunks of what the file holds now, each of them a sign of life."""
+        for chunk in chunks_of_file(self.file.path):
+            self._session.cancel.check()
+            self._session.advance(0)
+            yield chunk
 
     def _can_take(self, stored: Stored) -> bool:
         return stored.key == self.file.key or self._session.store.copies(stored.size)
@@ -127,6 +136,7 @@ class _File:
 
     def send_part(self, part: Part, block: int) -> None:
         """Send one part; the one that ends last commits."""
+        self._await_turn(part)  # without a buffer, which the part that all wait for needs
         upload = self._begun()
         with self._session.buffer(block) as buffer:
             if self._session.store.limits.in_pieces:
@@ -136,10 +146,21 @@ class _File:
         self._session.advance(part.size)
         with self._lock:
             self._chunks[part.index] = chunks
+            while self._missing in self._chunks:
+                self._missing += 1
             complete = len(self._chunks) == len(self.parts)
+            self._lock.notify_all()
         if complete:
             etag = self._session.persist(upload.commit)
             self._done(tuple(chunk for index in range(len(self.parts)) for chunk in self._chunks[index]), etag)
+
+    def _await_turn(self, part: Part) -> None:
+        """Wait while the part is too far ahead. Earlier parts were taken before, so some thread has each of them."""
+        most = self._session.store.limits.early_bytes
+        with self._lock:
+            while most is not None and part.offset - self.parts[self._missing].offset > most:
+                self._session.cancel.check()
+                self._lock.wait(_TICK)
 
     def _send_at_once(self, upload: Upload, part: Part, buffer: bytearray) -> tuple[str, ...]:
         data = self._read(part, buffer)
@@ -213,9 +234,8 @@ class _File:
         )
 
 
-def _same_content(path: str, known: _Known) -> list[Stored]:
-    """Those of the known that are what the file holds; reads no further than the first chunk that none of them has."""
-    chunks = chunks_of_file(path)
+def _same_content(chunks: Iterator[str], known: _Known) -> list[Stored]:
+    """Those of the known that have these chunks; asks no further than the first that none of them has."""
     first = tuple(itertools.islice(chunks, 1))
     left, count = known.get(first, []), len(first)
     while left and (chunk := next(chunks, None)) is not None:

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from ray_anystorage.checkpoint import node
-from ray_anystorage.checkpoint.ownership import run_id
+from ray_anystorage.checkpoint.ownership import own_spill
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part, begin, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import scan
@@ -116,7 +116,7 @@ class Site:
     def on_mount(self, name: str = "run") -> Home:
         """A new run home in cluster storage."""
         store = PosixStore(str(self.cluster / name))
-        folder = f"spilled/{name}-{run_id(store)}"
+        folder = f"spilled/{own_spill(store)}"
         return Home(name, store, self.folder(folder), self.root / "scratch" / name)
 
     def in_bucket(self, name: str = "run") -> Home:

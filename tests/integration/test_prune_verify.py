@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from ray_anystorage.checkpoint.audit import audit
-from ray_anystorage.checkpoint.ownership import Owner
+from ray_anystorage.checkpoint.ownership import Owner, own_spill
 from ray_anystorage.checkpoint.read import quarantine, read_contents
 from ray_anystorage.checkpoint.restore import Sources
+from ray_anystorage.checkpoint.retention import delete_checkpoint
 from ray_anystorage.cli.main import main
-from ray_anystorage.errors import CheckpointCorruptedError, RequestError, RunTakenOverError
+from ray_anystorage.errors import CheckpointCorruptedError, ManifestError, RequestError, RunTakenOverError
 from ray_anystorage.runs import find_run
 from ray_anystorage.transfer.posix_store import PosixStore
 from tests.harness.run_homes import FOLDER, SNAPSHOT, Home, Site, site
@@ -360,6 +362,68 @@ def test_whole_checkpoints_that_ray_does_not_know_go_only_when_asked_for(site: S
     }
     assert states(run_json("verify", home.store.uri)) == {"checkpoint_named": "ok"}
     assert list(home.spill.list("")) == []
+
+
+def copied(site: Site, home: Home, *, moved: bool = False) -> Home:
+    """A run home with all that is in it, at another place."""
+    target = site.root / "backup" / home.name
+    target.parent.mkdir()
+    (shutil.move if moved else shutil.copytree)(home.store.uri, target)
+    return Home(home.name, PosixStore(str(target)), None, site.root / "scratch" / "copy")
+
+
+def test_prune_of_a_copy_takes_nothing_from_the_run_that_went_on(site: Site) -> None:
+    home = site.on_mount()
+    home.save("checkpoint_1", spilled=True)
+    home.snapshot("checkpoint_1")
+    copy = copied(site, home)
+    home.save("checkpoint_2", spilled=True)
+    home.snapshot("checkpoint_1", "checkpoint_2")
+    assert home.spill is not None
+    before = site.everything()
+    answer = run_json("prune", copy.store.uri, "--yes", "--unnamed")
+    assert (found(answer), found(answer, "removed")) == (set(), set())
+    assert found(answer, "former") == {("of a former home", f"{home.spill.uri}/checkpoint_2")}
+    assert f"{home.spill.uri}/checkpoint_2" in run("prune", copy.store.uri, "--yes")
+    assert site.everything() == before
+    assert states(run_json("verify", copy.store.uri)) == {"checkpoint_1": "ok"}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_home_that_lies_elsewhere_spills_to_a_folder_of_its_own(site: Site, moved: bool) -> None:
+    home = site.on_mount()
+    home.save("checkpoint_1", spilled=True)
+    home.save("checkpoint_2", spilled=True)
+    copy = copied(site, home, moved=moved)
+    assert home.spill is not None
+    for _ in range(2):  # once made up, it stays
+        copy.spill = site.folder(f"spilled/{own_spill(copy.store)}")
+    assert copy.spill is not None
+    assert copy.spill.uri != home.spill.uri
+    copy.save("checkpoint_3", spilled=True)
+    copy.snapshot("checkpoint_1", "checkpoint_2", "checkpoint_3")
+    found_again = find_run(copy.store.uri)
+    assert found_again.spill is not None
+    assert (found_again.spill.uri, [former.uri for former in found_again.former]) == (copy.spill.uri, [home.spill.uri])
+    assert set(states(run_json("verify", copy.store.uri)).values()) == {"ok"}
+
+    spilled = dict(home.spill.list(""))
+    folder = copy.store.path("checkpoint_1")  # type: ignore[attr-defined]
+    delete_checkpoint(copy.store, copy.spill, "checkpoint_1", lambda: shutil.rmtree(folder))
+    copy.snapshot("checkpoint_2", "checkpoint_3")
+    answer = run_json("prune", copy.store.uri, "--yes", "--unnamed")
+    assert (found(answer), answer["removed"]) == (set(), [])
+    assert found(answer, "former") == {("of a former home", f"{home.spill.uri}/checkpoint_1")}
+    assert dict(home.spill.list("")) == spilled
+    assert states(run_json("verify", copy.store.uri)) == {"checkpoint_2": "ok", "checkpoint_3": "ok"}
+
+
+def test_a_note_of_where_a_home_spills_to_that_is_torn_is_an_error(site: Site) -> None:
+    store = site.on_mount().store
+    for torn in (b"", b"[]", b'{"id": "1"}'):
+        store.write_small(".anystorage/run.json", torn)
+        with pytest.raises(ManifestError):
+            own_spill(store)
 
 
 def test_it_asks_before_it_removes(site: Site) -> None:

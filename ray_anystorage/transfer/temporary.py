@@ -1,0 +1,19 @@
+"""The names of files that are under way, on mounts, in downloads and in caches; whoever sweeps knows them by these."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+
+_NAME = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # a user's file may begin like one
+
+
+def temporary_beside(path: str) -> str:
+    """A new name in the folder of a file that is to take its place from there."""
+    return os.path.join(os.path.dirname(path), f".anystorage-{secrets.token_hex(8)}.part")
+
+
+def is_temporary(name: str) -> bool:
+    """True for the name of a file that :func:`temporary_beside` gave, without its folder."""
+    return _NAME.fullmatch(name) is not None
