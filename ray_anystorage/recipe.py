@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.credentials.redact import MASK, shown, sounds_secret
 from ray_anystorage.environment import BucketAddress, Tier
 from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
@@ -161,7 +162,8 @@ def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]
     for name in ray_arguments:
         if name not in known:
             nearest = difflib.get_close_matches(name, (*ours, *known), n=1, cutoff=0.0)[0]
+            value = MASK if sounds_secret(name) else shown(ray_arguments[name])
             raise UnknownArgumentError(
-                f"{name}={ray_arguments[name]!r} is an argument neither of this function nor of Ray's RunConfig; did "
+                f"{name}={value} is an argument neither of this function nor of Ray's RunConfig; did "
                 f"you mean {nearest}?"
             )

@@ -380,3 +380,15 @@ def test_the_address_is_found_in_the_variables(address: AgentAddress) -> None:
     assert address_in({}) is None
     assert address_in({**aws, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.2/x"}) is None
     assert address_in({"GOOGLE_APPLICATION_CREDENTIALS": "/home/me/anystorage-key/google.json"}) is None
+
+
+def test_the_port_follows_no_seed_of_the_users() -> None:
+    random.seed(42)
+    state, ports = random.getstate(), set()
+    for _ in range(4):
+        random.setstate(state)
+        address, held = new_address("/nowhere")
+        held.close()
+        ports.add(address.port)
+    assert len(ports) > 1
+    assert random.getstate() == state
