@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ray_anystorage.credentials import agent as agent_module
+from ray_anystorage.credentials import guardian
 from ray_anystorage.credentials.agent import Agent, is_ours
 from ray_anystorage.credentials.agent_address import AgentAddress, address_in, new_address
 from ray_anystorage.credentials.lease import UNLIMITED_FOR, Lease
@@ -342,6 +343,43 @@ def test_a_folder_that_others_could_read_is_refused(address: AgentAddress, tmp_p
     finally:
         folder.unlink() if folder.is_symlink() else folder.rmdir()
     assert list(tmp_path.iterdir()) == []
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("what", ["__file__", "executable"])
+def test_without_a_guardian_nothing_is_left_and_the_port_is_free(
+    what: str, address: AgentAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = descriptors()
+    monkeypatch.setattr(guardian if what == "__file__" else sys, what, "/nowhere/there")
+    for _ in range(2):
+        with pytest.raises(CredentialsAgentError, match="no process can be started that would remove"):
+            Agent(address, TOKEN)
+    assert not Path(address.folder).exists()
+    assert descriptors() == held
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_named(address: AgentAddress) -> None:
+    with pytest.raises(CredentialsAgentError, match="cannot be made"):
+        MemoryFolder(f"{address.folder}/deeper/still")
+    folder = MemoryFolder(address.folder)
+    os.rmdir(address.folder)
+    with pytest.raises(CredentialsAgentError, match=r"token cannot be written: No such file(.|\n)*df /dev/shm"):
+        folder.write("token", b"planted")
+    folder.close()
+
+
+def test_an_agent_that_cannot_start_is_closed(address: AgentAddress) -> None:
+    held = descriptors()
+    agent = Agent(address, TOKEN)
+    os.rmdir(address.folder)
+    with pytest.raises(CredentialsAgentError, match="cannot be written"):
+        agent.start()
+    assert descriptors() == held
+    Agent(address, TOKEN).close()
 
 
 # --- ports ------------------------------------------------------------------------------------------
