@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def check_bucket(
     data = os.urandom(1024)
     deadline = time.monotonic() + timeout
     checks: list[Check] = []
+    given_up = threading.Event()
 
     def passes(name: str, step: Callable[[], Finding]) -> bool:
         left = min(_STEP_TIMEOUT, deadline - time.monotonic())
@@ -82,17 +84,24 @@ def check_bucket(
         checks.append(check)
         return check.ok
 
+    def put() -> Finding:
+        finding = probe.put(key, data)
+        if given_up.is_set():  # it took so long that the clean-up came first
+            probe.delete(key)
+        return finding
+
     if not (passes("credentials", probe.open) and passes("list", probe.list)):
         return tuple(checks)
     deleted = False
     try:
         deleted = (
-            passes("put", lambda: probe.put(key, data))
+            passes("put", put)
             and passes("get", lambda: probe.get(key, data))
             and passes("delete", lambda: probe.delete(key))
         )
     finally:
         if not deleted:
+            given_up.set()
             with contextlib.suppress(*probe.failures):  # the check that failed says what is wrong
                 bounded(lambda: probe.delete(key), _CLEAN_UP_TIMEOUT, what="clean up")
     if full and deleted:
