@@ -100,7 +100,7 @@ class _Feeder:
             finally:
                 stop()
         finally:  # one that is left would keep its name, so that no other could be made
-            if not ended.is_set() and ray.is_initialized():
+            if ray.is_initialized():  # also where it is said to have ended: it may only be out of reach
                 ray.kill(vault)
 
     def _put(self, vault: Any, lease: Lease) -> None:

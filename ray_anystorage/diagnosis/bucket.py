@@ -84,18 +84,12 @@ def check_bucket(
         checks.append(check)
         return check.ok
 
-    def put() -> Finding:
-        finding = probe.put(key, data)
-        if given_up.is_set():  # it took so long that the clean-up came first
-            probe.delete(key)
-        return finding
-
     if not (passes("credentials", probe.open) and passes("list", probe.list)):
         return tuple(checks)
     deleted = False
     try:
         deleted = (
-            passes("put", put)
+            passes("put", lambda: _put(probe, key, data, given_up))
             and passes("get", lambda: probe.get(key, data))
             and passes("delete", lambda: probe.delete(key))
         )
@@ -108,6 +102,13 @@ def check_bucket(
         for name, step in probe.extras(key):
             passes(name, step)
     return tuple(checks)
+
+
+def _put(probe: Probe, key: str, data: bytes, given_up: threading.Event) -> Finding:
+    finding = probe.put(key, data)
+    if given_up.is_set():  # it took so long that the clean-up came first
+        probe.delete(key)
+    return finding
 
 
 def _probe(address: BucketAddress, grant: Grant, timeout: float) -> Probe:

@@ -171,7 +171,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.connected, self.made, self.killed, self.looks = True, [], [], 0
-        self.ended: Future[None] = Future()
+        self.ends: list[Future[None]] = []
         fake = SimpleNamespace(
             is_initialized=self._is_initialized,
             get_runtime_context=lambda: NODE,
@@ -187,7 +187,8 @@ class Cluster:
 
     def _make(self, *arguments: object) -> Any:
         self.made.append(arguments)
-        ends = SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: self.ended))
+        self.ends.append(Future())
+        ends = SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: self.ends[-1]))
         return SimpleNamespace(until_it_ends=ends, put=SimpleNamespace(remote=lambda *_: None))
 
 
@@ -253,6 +254,16 @@ def test_a_vault_that_cannot_be_fed_is_not_left_behind(
     assert "planted" not in caplog.text
     let_go(feeder)
     assert len(cluster.killed) == 3
+
+
+def test_a_vault_that_is_out_of_reach_makes_room_for_another(cluster: Cluster, broker: Broker) -> None:
+    feeder = _Feeder(broker)
+    feeder.hold()
+    wait_until(lambda: broker._takers[1:], 5, "the vault is fed")
+    cluster.ends[0].set_exception(UNAVAILABLE)
+    wait_until(lambda: len(cluster.made) == 2, 5, "another is made")
+    assert len(cluster.killed) == 1, "the first lives on, with the name"
+    let_go(feeder)
 
 
 def test_without_a_lease_no_vault_is_made(cluster: Cluster, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
