@@ -155,7 +155,7 @@ def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]
     for field in ("storage_path", "storage_filesystem"):
         if ray_arguments.get(field) is not None:
             raise ConfigClashError(
-                f"{field}={ray_arguments[field]!r} clashes with the plan, which chooses it: leave it out and say "
+                f"{field}={shown(ray_arguments[field])} clashes with the plan, which chooses it: leave it out and say "
                 "tier=… or RAY_ANYSTORAGE_*_STORAGE instead, or use a plain RunConfig"
             )
     ours = ("name", "checkpoint_size", "audience", "tier", "artifact_storage", "credentials", "preflight")

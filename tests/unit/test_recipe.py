@@ -9,7 +9,7 @@ import pytest
 from ray_anystorage.credentials.grant import Grant, Mode
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.environment import BucketAddress, Environment, Location, Place
-from ray_anystorage.errors import UnknownArgumentError
+from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.policy import Request, decide
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import Resolved
@@ -58,6 +58,8 @@ def test_an_argument_that_is_mistyped_is_named_without_what_may_be_secret() -> N
         with pytest.raises(UnknownArgumentError, match=f"{name}=.*did you mean") as caught:
             check_ray_arguments({name: value}, {"callbacks"})
         assert SECRET not in str(caught.value)
+    with pytest.raises(ConfigClashError, match="storage_filesystem=<dict> clashes"):
+        check_ray_arguments({"storage_filesystem": {"secret": SECRET}}, {"storage_filesystem"})
     with pytest.raises(UnknownArgumentError, match="checkpointsize='1GB'"):
         check_ray_arguments({"checkpointsize": "1GB"}, {"callbacks"})
 
