@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -346,6 +347,7 @@ def test_a_folder_that_others_could_read_is_refused(address: AgentAddress, tmp_p
 
 
 def descriptors() -> int:
+    gc.collect()  # what earlier tests left may end at any time
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -359,7 +361,7 @@ def test_without_a_guardian_nothing_is_left_and_the_port_is_free(
         with pytest.raises(CredentialsAgentError, match="no process can be started that would remove"):
             Agent(address, TOKEN)
     assert not Path(address.folder).exists()
-    assert descriptors() == held
+    assert descriptors() <= held
 
 
 def test_a_folder_that_cannot_be_made_or_written_to_is_named(address: AgentAddress) -> None:
@@ -378,7 +380,7 @@ def test_an_agent_that_cannot_start_is_closed(address: AgentAddress) -> None:
     os.rmdir(address.folder)
     with pytest.raises(CredentialsAgentError, match="cannot be written"):
         agent.start()
-    assert descriptors() == held
+    assert descriptors() <= held
     Agent(address, TOKEN).close()
 
 
