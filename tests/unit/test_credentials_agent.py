@@ -357,9 +357,11 @@ def test_without_a_guardian_nothing_is_left_and_the_port_is_free(
 ) -> None:
     held = descriptors()
     monkeypatch.setattr(guardian if what == "__file__" else sys, what, "/nowhere/there")
+    kept = []  # an error that is kept keeps what its frames hold
     for _ in range(2):
-        with pytest.raises(CredentialsAgentError, match="no process can be started that would remove"):
+        with pytest.raises(CredentialsAgentError, match="no process can be started that would remove") as caught:
             Agent(address, TOKEN)
+        kept.append(caught)
     assert not Path(address.folder).exists()
     assert descriptors() <= held
 
