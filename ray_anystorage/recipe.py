@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.credentials.redact import MASK, shown, sounds_secret
 from ray_anystorage.environment import BucketAddress, Tier
 from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
@@ -154,14 +155,15 @@ def check_ray_arguments(ray_arguments: Mapping[str, Any], known: Collection[str]
     for field in ("storage_path", "storage_filesystem"):
         if ray_arguments.get(field) is not None:
             raise ConfigClashError(
-                f"{field}={ray_arguments[field]!r} clashes with the plan, which chooses it: leave it out and say "
+                f"{field}={shown(ray_arguments[field])} clashes with the plan, which chooses it: leave it out and say "
                 "tier=… or RAY_ANYSTORAGE_*_STORAGE instead, or use a plain RunConfig"
             )
     ours = ("name", "checkpoint_size", "audience", "tier", "artifact_storage", "credentials", "preflight")
     for name in ray_arguments:
         if name not in known:
             nearest = difflib.get_close_matches(name, (*ours, *known), n=1, cutoff=0.0)[0]
+            value = MASK if sounds_secret(name) else shown(ray_arguments[name])
             raise UnknownArgumentError(
-                f"{name}={ray_arguments[name]!r} is an argument neither of this function nor of Ray's RunConfig; did "
+                f"{name}={value} is an argument neither of this function nor of Ray's RunConfig; did "
                 f"you mean {nearest}?"
             )

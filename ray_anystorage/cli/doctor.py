@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Try every tier from this node, or from every node.")
 @click.option("--cluster", is_flag=True, help="Ask every node of the Ray cluster that RAY_ADDRESS or this node names.")
-@click.option("--timeout", default=NODE_TIMEOUT, show_default=True, help="Seconds that a node of the cluster may take.")
+@click.option(
+    "--timeout", type=float, help=f"With --cluster: seconds that a node may take.  [default: {NODE_TIMEOUT:g}]"
+)
 @click.option("--artifact-storage", metavar="URI", help="The bucket folder, where the environment names another.")
 @click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
-def doctor(cluster: bool, timeout: float, artifact_storage: str | None, credentials: str | None, as_json: bool) -> None:
+def doctor(
+    cluster: bool, timeout: float | None, artifact_storage: str | None, credentials: str | None, as_json: bool
+) -> None:
     """Try every tier from this node: what it is, how fast, and what to do about what does not work.
 
     With --cluster from every node at once, and also: whether each mount is the same one everywhere, and which nodes
@@ -35,10 +39,13 @@ def doctor(cluster: bool, timeout: float, artifact_storage: str | None, credenti
     from ray_anystorage.checkup import doctor as examine
     from ray_anystorage.cli.text import working
 
+    if timeout is not None and not cluster:
+        raise click.UsageError("--timeout is for the nodes of a cluster: say --cluster as well")
+    limit = NODE_TIMEOUT if timeout is None else timeout
     report: Report | ClusterReport
     with failures_shown(as_json=as_json), working("Trying every tier"):
         if cluster:
-            report = examine(cluster=True, credentials=credentials, artifact_storage=artifact_storage, timeout=timeout)
+            report = examine(cluster=True, credentials=credentials, artifact_storage=artifact_storage, timeout=limit)
         else:
             report = examine(credentials=credentials, artifact_storage=artifact_storage)
     if as_json:

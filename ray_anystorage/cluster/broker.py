@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
+from ray.util.client import ray as client
 
 from ray_anystorage.cluster.vault import NAMESPACE, Vault, on_node, vault_name
 from ray_anystorage.credentials.agent_address import address_in
@@ -22,7 +23,10 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY = 0.5  # seconds between two looks at whether this process is still connected
 _VAULT_LOOK_EVERY = 0.05
 _VAULT_CALLS = 10_000  # at once: each node's agent waits in one
-_AGENT_WITHIN = 60.0  # seconds; a worker process may have to be started on a busy node
+_AFTER_SURPRISE = 10.0
+# Seconds; a worker process may have to be started on a busy node. Less than the preflight gives a node to answer in, so
+# that what it says is this.
+_AGENT_WITHIN = 40.0
 
 
 class _Feeder:
@@ -51,6 +55,7 @@ class _Feeder:
 
     def _run(self) -> None:
         while self._goes_on():
+            pause = _LOOK_EVERY
             if ray.is_initialized():
                 try:
                     self._feed()
@@ -58,7 +63,12 @@ class _Feeder:
                     pass  # it was logged where it was raised, and is tried again
                 except (ray.exceptions.RayError, ValueError) as error:  # ValueError: the last one still has the name
                     logger.debug("the vault could not be started, which is tried again: %s", error)
-            self._changed.wait(_LOOK_EVERY)
+                except Exception as error:  # noqa: BLE001 - without this thread all nodes would run out of credentials
+                    said = "the nodes' agents were not given credentials, which is tried again: %s"
+                    logger.error(said, type(error).__name__)
+                    pause = _AFTER_SURPRISE
+            self._changed.wait(pause)
+            self._changed.clear()
 
     def _goes_on(self) -> bool:
         """Whether somebody needs it; where not, the thread ends, and who needs it later starts another."""
@@ -68,26 +78,30 @@ class _Feeder:
 
     def _feed(self) -> None:
         """Make a vault and feed it until it ends, nobody needs it, or the connection ends."""
+        self._broker.lease()  # before anything is there that would have to be removed
         node = ray.get_runtime_context().get_node_id()
+        served = "" if client.is_connected() else node  # through Ray's client, the node is not this process's
         address = self._broker.address
         options = {"name": vault_name(address.broker), "namespace": NAMESPACE, "max_concurrency": _VAULT_CALLS}
-        vault = ray.remote(Vault).options(**on_node(node), **options).remote(address, node)
+        vault = ray.remote(Vault).options(**on_node(node), **options).remote(address, served)
         ended = threading.Event()
 
         def end(_: object) -> None:
             ended.set()
             self._changed.set()
 
-        vault.until_it_ends.remote().future().add_done_callback(end)
-        stop = self._broker.hand_to(lambda lease: self._put(vault, lease))
         try:
-            while self._needed > 0 and not ended.is_set() and ray.is_initialized():
-                self._changed.wait(_LOOK_EVERY)
-                self._changed.clear()
-        finally:
-            stop()
-        if not ended.is_set() and ray.is_initialized():
-            ray.kill(vault)
+            vault.until_it_ends.remote().future().add_done_callback(end)
+            stop = self._broker.hand_to(lambda lease: self._put(vault, lease))
+            try:
+                while self._needed > 0 and not ended.is_set() and ray.is_initialized():
+                    self._changed.wait(_LOOK_EVERY)
+                    self._changed.clear()
+            finally:
+                stop()
+        finally:  # one that is left would keep its name, so that no other could be made
+            if ray.is_initialized():  # also where it is said to have ended: it may only be out of reach
+                ray.kill(vault)
 
     def _put(self, vault: Any, lease: Lease) -> None:
         if ray.is_initialized():  # or the call would start a cluster of its own
@@ -173,6 +187,11 @@ def ensure_agent(env_vars: Mapping[str, str]) -> None:
         if isinstance(error.cause, CredentialsError):
             raise error.cause from error
         raise
+    except ray.exceptions.ActorUnavailableError as error:
+        raise CredentialsAgentError(
+            f"{node} does not reach the broker that gives this run its credentials for now: look at the network "
+            "between it and the driver's node (ray status)"
+        ) from error
     except (ValueError, ray.exceptions.RayActorError) as error:  # the first is Ray's for a name that there is not
         raise CredentialsAgentError(
             f"{node}: the broker that gives this run its credentials is gone: it ends with the driver that started it"

@@ -7,7 +7,6 @@ the cluster's table of actors. Both end with the driver: the vault is the driver
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from typing import Any
@@ -18,7 +17,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_anystorage.credentials.agent import Agent, is_ours
 from ray_anystorage.credentials.agent_address import AgentAddress
 from ray_anystorage.credentials.lease import Lease
-from ray_anystorage.errors import CredentialsAgentError
 
 NAMESPACE = "anystorage"
 _LOOK_EVERY = 1.0  # seconds between two looks at which nodes there are, or at a port that is another process's
@@ -100,6 +98,7 @@ class NodeAgent:
 
     def __init__(self, address: AgentAddress) -> None:
         self._address = address
+        self._agent: Agent | None = None
         self._problem: Exception | None = None
         self._told = threading.Event()
         threading.Thread(target=self._follow, name="anystorage-follow", daemon=True).start()
@@ -112,28 +111,37 @@ class NodeAgent:
 
     def _follow(self) -> None:
         vault = ray.get_actor(vault_name(self._address.broker), namespace=NAMESPACE)
-        agent: Agent | None = None
         known = 0
-        with contextlib.suppress(ray.exceptions.RayActorError):  # the vault has ended, and this process with it
-            while True:
-                known, token, lease = ray.get(vault.after.remote(known))
-                agent = agent or self._started(token)
-                if agent is None:
-                    known = 0
-                    time.sleep(_LOOK_EVERY)
-                    continue
-                agent.take(Lease.from_message(lease))
-                self._problem = None
-                self._told.set()
+        while True:
+            try:
+                latest, token, lease = ray.get(vault.after.remote(known))
+            except ray.exceptions.ActorUnavailableError:  # for now; the agent goes on with what it has
+                time.sleep(_LOOK_EVERY)
+                continue
+            except ray.exceptions.RayActorError:  # the vault has ended, and this process with it
+                return
+            if self._gives(token, Lease.from_message(lease)):
+                known = latest
+            else:
+                known = 0
+                time.sleep(_LOOK_EVERY)
 
-    def _started(self, token: str) -> Agent | None:
-        """The agent; ``None`` where another process of this host serves already, or none can be had for now."""
+    def _gives(self, token: str, lease: Lease) -> bool:
+        """Have the agent give the lease; ``False`` where this process has none, or it cannot for now."""
         try:
-            agent = Agent(self._address, token)
-        except CredentialsAgentError as error:
-            # Ray nodes that share a host share its agent as well.
-            self._problem = None if is_ours(self._address) else error
+            if self._agent is None:
+                agent = Agent(self._address, token)
+                agent.start(lease)
+                self._agent = agent
+            else:
+                self._agent.take(lease)
+        except Exception as error:  # noqa: BLE001 - who waits for the agent is told, whatever it is
+            # Ray nodes that share a host share its agent as well. Frames would keep the lease.
+            shared = self._agent is None and is_ours(self._address)
+            self._problem = None if shared else error.with_traceback(None)
+            return False
+        else:
+            self._problem = None
+            return True
+        finally:
             self._told.set()
-            return None
-        agent.start()
-        return agent

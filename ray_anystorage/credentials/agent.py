@@ -76,21 +76,43 @@ class Agent:
         self._lease: Lease | None = None
         self._socket = held or _bind(address)
         # Only who has the port touches the folder, so that two processes of a host do not fight for it.
-        self._folder = MemoryFolder(address.folder)
+        try:
+            self._folder = MemoryFolder(address.folder)
+        except BaseException:
+            self._socket.close()
+            raise
         self._callers = 0
         self._loop, self._serving = asyncio.new_event_loop(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="anystorage-agent", daemon=True)
         _live.add(self)
 
-    def start(self) -> None:
-        """Serve; from now on a caller is answered."""
-        self._folder.write(TOKEN_FILE, self._token)
-        self._socket.listen(_BACKLOG)
-        self._thread.start()
+    def start(self, first: Lease | None = None) -> None:
+        """Serve, with this lease to begin with; from now on a caller is answered.
+
+        Raises
+        ------
+        CredentialsAgentError
+            As of :meth:`take`. It is closed then.
+        """
+        try:
+            self._folder.write(TOKEN_FILE, self._token)
+            if first is not None:
+                self.take(first)
+            self._socket.listen(_BACKLOG)
+            self._thread.start()
+        except BaseException:
+            self.close()
+            raise
         self._serving.wait()
 
     def take(self, lease: Lease) -> None:
-        """Give this one from now on."""
+        """Give this one from now on.
+
+        Raises
+        ------
+        CredentialsAgentError
+            This node's memory file system takes no file; the lease before goes on.
+        """
         for name, content in lease.files().items():
             self._folder.write(name, content)
         self._lease = lease
@@ -100,6 +122,8 @@ class Agent:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+        elif self._thread.ident is None:  # it never ran, and closes the loop nowhere else
+            self._loop.close()
         self._socket.close()
         self._folder.close()
 
@@ -198,7 +222,11 @@ def is_ours(address: AgentAddress) -> bool:
 def _listener(port: int) -> int | None:
     """The user who listens on a port of loopback, as the kernel tells (``man 5 proc``, ``/proc/net/tcp``)."""
     local = f"0100007F:{port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:  # a kernel that does not tell
+        return None
+    for line in lines:
         fields = line.split()
         if fields[1] == local and fields[3] == "0A":
             return int(fields[7])

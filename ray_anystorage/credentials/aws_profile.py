@@ -11,7 +11,9 @@ from typing import Literal
 from ray_anystorage.credentials.redact import Secrets
 
 Settings = dict[str, str]
-ProfileKind = Literal["keys", "web-identity role", "chained role", "SSO login", "credential_process", "nothing"]
+ProfileKind = Literal[
+    "keys", "web-identity role", "chained role", "role with MFA", "SSO login", "credential_process", "nothing"
+]
 
 _FILES = (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials"))
 _KEYS = {
@@ -110,8 +112,9 @@ def _merge_file(path: str, variable: str, sections: dict[str, Settings]) -> str:
     for section in parser.sections():
         name = section
         if variable == "AWS_CONFIG_FILE":
-            if section.split(maxsplit=1)[0] == "profile" and section != "profile":
-                name = section.split(maxsplit=1)[1].strip("\"' ")
+            words = section.split(maxsplit=1)
+            if len(words) == 2 and words[0] == "profile":
+                name = words[1].strip("\"' ")
             elif section != "default":
                 continue
         sections.setdefault(name, {}).update(parser.items(section))
@@ -127,6 +130,8 @@ def _describe(
 ) -> Profile:
     settings = {key: value for key, value in sections.get(name, {}).items() if value}
     kind = _kind(settings)
+    if kind == "chained role" and _asks_for_code(name, sections):
+        kind = "role with MFA"
     keys = {variable: settings[key] for key, variable in _KEYS.items() if key in settings} if kind == "keys" else {}
     where = " and ".join(path for _, path in files) or "any file (there is none)"
     if name not in sections:
@@ -148,6 +153,15 @@ def _kind(settings: Settings) -> ProfileKind:
     return "credential_process" if "credential_process" in settings else "nothing"
 
 
+def _asks_for_code(name: str, sections: Mapping[str, Settings], seen: tuple[str, ...] = ()) -> bool:
+    """Whether botocore would ask at the terminal, for a role of the profile or of one that it takes its keys from."""
+    settings = sections.get(name, {})
+    holds_keys = bool(seen) and "aws_access_key_id" in settings  # of a source profile botocore takes these first
+    if name in seen or holds_keys or "role_arn" not in settings:
+        return False
+    return "mfa_serial" in settings or _asks_for_code(settings.get("source_profile", ""), sections, (*seen, name))
+
+
 def _problem(name: str, kind: ProfileKind, settings: Settings, where: str, environ: Mapping[str, str]) -> str:
     if kind == "nothing":
         return f"profile {name!r} in {where} holds no credentials"
@@ -157,6 +171,12 @@ def _problem(name: str, kind: ProfileKind, settings: Settings, where: str, envir
     if kind == "web-identity role":
         path = absolute_path(settings["web_identity_token_file"], environ)
         return file_problem(f"web_identity_token_file of profile {name!r}", path)
+    if kind == "role with MFA":
+        return (
+            f"profile {name!r} in {where} wants a code from an MFA device (mfa_serial), for which no process of a run "
+            "can ask; name a profile that holds a 'credential_process', or the keys of a session (aws sts "
+            "get-session-token)"
+        )
     if kind == "chained role":
         return (
             f"profile {name!r} in {where} takes its role through source_profile or credential_source, which pyarrow, "

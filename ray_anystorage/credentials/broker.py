@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -19,7 +20,9 @@ from ray_anystorage.errors import CredentialsError
 logger = logging.getLogger(__name__)
 
 Take = Callable[[Lease], None]
+_SOONEST = 0.05  # seconds between two looks at whether it is time to ask
 _LONGEST_WAIT = 30.0  # seconds between two questions to a source that fails
+_ANSWER_WITHIN = 60.0  # seconds that a thread with nothing that holds waits for the answer to another's question
 
 
 class Broker:
@@ -36,32 +39,49 @@ class Broker:
     def __init__(self, provider: Provider, kind: Kind = "aws") -> None:
         self.provider, self._kind = provider, kind
         self.token = secrets.token_urlsafe(32)
-        self.address, self._port = new_address(memory_root())
-        self._lock = threading.RLock()
+        self._held: socket.socket | None  # the port, until the agent has it
+        self.address, self._held = new_address(memory_root())
+        self._asking = threading.Lock()  # who has it asks the source, however long that takes
+        self._lock = threading.Lock()  # the lease and who takes it, which never wait for the source
         self._lease: Lease | None = None
+        self._error: CredentialsError | None = None  # why the last question brought nothing
         self._due, self._failures = 0.0, 0
         self._takers: list[Take] = []
+        self._behind: list[Take] = []  # takers that could not take the lease
         self._agent: Agent | None = None
 
     def lease(self) -> Lease:
-        """The lease, asked for anew where it is time to.
+        """The lease, asked for anew where it is time to; while another thread asks, what there is as long as it holds.
 
         Raises
         ------
         CredentialsError
-            The source gives none, and what it gave before has expired.
+            The source gives none, or no answer, and what it gave before has expired.
         """
-        with self._lock:
-            if self._lease is not None and time.time() < self._due:
-                return self._lease
-            return self._renewed()
+        known = self._holding()
+        if known is not None and time.time() < self._due:
+            return known
+        if self._asking.acquire(timeout=_ANSWER_WITHIN if known is None else 0):
+            try:
+                return self._asked()
+            finally:
+                self._asking.release()
+        if known is None:
+            raise CredentialsError(f"{self.provider.description} has not answered for {_ANSWER_WITHIN:g} s")
+        return known
 
     def hand_to(self, take: Take) -> Callable[[], None]:
         """Call ``take`` with the lease, now and whenever there is another, until what is returned is called."""
+        lease = self.lease()
         with self._lock:
-            take(self.lease())
+            take(self._lease or lease)
             self._takers.append(take)
-        return lambda: self._takers.remove(take)
+
+        def stop() -> None:
+            with self._lock:
+                self._takers.remove(take)
+
+        return stop
 
     def serve_here(self) -> None:
         """Run this node's agent in this process until it ends, and keep the lease fresh; once, however often called.
@@ -71,55 +91,82 @@ class Broker:
         CredentialsError
             The source gives nothing, or this node has no place for the agent.
         """
+        if self._agent is not None:
+            return
+        lease = self.lease()  # before anything is there that would have to be removed
         with self._lock:
-            if self._agent is not None:
-                return
-            self.lease()  # before anything is there that would have to be removed
-            agent = Agent(self.address, self.token, self._port)
-            self._agent = agent
-            atexit.register(agent.close)
-            self.hand_to(agent.take)
-            agent.start()
-            threading.Thread(target=self._keep, name="anystorage-broker", daemon=True).start()
+            if self._agent is None:
+                self._agent = self._started(self._lease or lease)
 
-    @property
-    def serves_here(self) -> bool:
-        """Whether this node's agent runs in this process."""
-        return self._agent is not None
+    def _started(self, lease: Lease) -> Agent:
+        held, self._held = self._held, None
+        agent = Agent(self.address, self.token, held)
+        agent.start(lease)
+        atexit.register(agent.close)
+        self._takers.append(agent.take)
+        threading.Thread(target=self._keep, name="anystorage-broker", daemon=True).start()
+        return agent
 
     def _keep(self) -> None:
         while True:
-            time.sleep(max(0.05, self._due - time.time()))
+            time.sleep(max(_SOONEST, self._due - time.time()))
             try:
                 self.lease()
             except CredentialsError:  # a warning was logged
                 continue
+            except Exception as error:  # noqa: BLE001 - without this thread all clients would run out of credentials
+                logger.error("the credentials of this job's runs were not renewed: %s", type(error).__name__)
+                time.sleep(_LONGEST_WAIT)
 
-    def _renewed(self) -> Lease:
+    def _holding(self) -> Lease | None:
+        """What there is, where it has not expired."""
+        known = self._lease
+        return known if known is not None and known.seconds_left() > 0 else None
+
+    def _asked(self) -> Lease:
+        """The lease after a question to the source, unless it has only just been asked."""
+        if time.time() < self._due:
+            known = self._holding()
+            if known is not None:
+                return known
+            if self._lease is not None and self._error is not None:
+                raise self._error.with_traceback(None)  # or it would grow with each time that it is raised
         try:
-            lease = self.provider.lease()
-            if lease.kind != self._kind:
-                raise CredentialsError(
-                    f"{self.provider.description} gives {lease.kind} credentials, not {self._kind} ones"
-                )
+            lease = self._answer()
         except CredentialsError as error:
             return self._failed(error)
-        self._failures, self._due = 0, time.time() + renew_in(lease)
-        known, self._lease = self._lease, lease
-        if known is None or known.to_message() != lease.to_message():
-            for take in list(self._takers):
-                take(lease)
+        self._failures, self._error, self._due = 0, None, time.time() + renew_in(lease)
+        self._hand_on(lease)
         return lease
+
+    def _answer(self) -> Lease:
+        description = self.provider.description
+        try:
+            lease = self.provider.lease()
+        except CredentialsError:
+            raise
+        except Exception as error:  # its words may hold a secret, so they are left to the traceback
+            raise CredentialsError(f"{description} failed with {type(error).__name__}") from error
+        if lease.kind != self._kind:
+            raise CredentialsError(f"{description} gives {lease.kind} credentials, not {self._kind} ones")
+        return lease
+
+    def _hand_on(self, lease: Lease) -> None:
+        with self._lock:
+            known, self._lease = self._lease, lease
+            changed = known is None or known.to_message() != lease.to_message()
+            behind = [take for take in self._takers if changed or take in self._behind]
+            self._behind = [take for take in behind if not _taken(take, lease)]
 
     def _failed(self, error: CredentialsError) -> Lease:
         """Go on with what there is for as long as it holds, and ask again soon."""
-        self._failures += 1
+        self._failures, self._error = self._failures + 1, error
         wait = min(_LONGEST_WAIT, 2.0 ** (self._failures - 1))
         self._due = time.time() + wait
         known = self._lease
         if known is None:
             raise error
-        said = known.values.redact(error.message.splitlines()[0])
+        said = known.values.redact(error.message.partition("\n")[0])
         left = known.seconds_left()
         logger.warning(
             "the credentials of this job's runs could not be renewed: %s; they %s, the next try is in %.0f s",
@@ -130,6 +177,17 @@ class Broker:
         if left <= 0:
             raise error
         return known
+
+
+def _taken(take: Take, lease: Lease) -> bool:
+    """Whether a taker could take the lease: one that cannot is tried again, and keeps it from no other."""
+    try:
+        take(lease)
+    except Exception as error:  # noqa: BLE001 - the other takers come after it
+        said = error.message.partition("\n")[0] if isinstance(error, CredentialsError) else type(error).__name__
+        logger.warning("renewed credentials could not be handed on, which is tried again: %s", said)
+        return False
+    return True
 
 
 _brokers: dict[Hashable, Broker] = {}

@@ -31,7 +31,7 @@ from ray_anystorage.credentials.azure import azure_variables
 from ray_anystorage.credentials.brokered import brokered, brokered_callable
 from ray_anystorage.credentials.grant import Credentials, Grant, Mode
 from ray_anystorage.credentials.reasons import problems, why_not_better
-from ray_anystorage.credentials.redact import MASK, Secrets
+from ray_anystorage.credentials.redact import MASK, Secrets, shown
 from ray_anystorage.credentials.sources import DMI_ROOT, Source, find_sources, looked_for, own_endpoint, usable
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import (
@@ -90,6 +90,7 @@ def choose(mode: Credentials, address: BucketAddress, environ: Mapping[str, str]
     """
     _refuse_unknown(mode, address)
     if not isinstance(mode, str):
+        _refuse_unserved(address)
         source = brokered_callable(address, mode)
         return _grant("broker", source, address, f"{source.description}: it was given as credentials")
     sources = find_sources(address, environ, dmi_root=dmi_root)
@@ -141,11 +142,11 @@ def check_mode(mode: Credentials, *, said_by: str = "credentials") -> None:
     Raises
     ------
     RequestError
-        Naming the value and the modes.
+        Naming the value, where it is a text, and the modes.
     """
     if not callable(mode) and mode not in MODES:
         expected = f"one of {', '.join(map(repr, MODES))}, or a callable that returns credentials"
-        raise RequestError(f"{said_by}={mode!r} is not a mode: expected {expected}")
+        raise RequestError(f"{said_by}={shown(mode)} is not a mode: expected {expected}")
 
 
 def _refuse_unknown(mode: Credentials, address: BucketAddress) -> None:
@@ -154,6 +155,14 @@ def _refuse_unknown(mode: Credentials, address: BucketAddress) -> None:
         raise UnsupportedStoreError(
             f"{address.uri}: runs in {address.scheme}:// storage are not supported in this version\n  what to do: use "
             "an s3://, gs:// or abfss:// folder, or a mount with tier=…"
+        )
+
+
+def _refuse_unserved(address: BucketAddress) -> None:
+    if address.scheme == "abfss":
+        raise CredentialsError(
+            f"a callable cannot give credentials for {address.uri}: a broker serves AWS's and Google's, and Azure's "
+            f"clients know no agent to ask\n  what to do: {_SET['abfss']}, or give the nodes {_IDENTITY['abfss']}"
         )
 
 

@@ -15,6 +15,8 @@ from ray_anystorage.credentials.redact import Secrets
 # minutes before the end on botocore asks again, so with less it would ask for every request.
 UNLIMITED_FOR = 20 * 60.0
 
+GOOGLE_FILE = "google.json"
+
 Kind = Literal["aws", "google"]
 
 
@@ -52,7 +54,7 @@ class Lease:
 
     def files(self) -> dict[str, bytes]:
         """Name and content of the files that clients read."""
-        return {"google.json": self.values.reveal()["document"].encode()} if self.kind == "google" else {}
+        return {GOOGLE_FILE: self.values.reveal()["document"].encode()} if self.kind == "google" else {}
 
     def botocore_metadata(self) -> dict[str, str]:
         """The same as botocore's refreshable credentials take it."""

@@ -60,12 +60,33 @@ class MemoryFolder:
                 "disk: mount a tmpfs there"
             )
         self.path = path
-        self._folder = _take(path)
-        self._pipe = _start_guardian(path)
+        self._folder, self._pipe = _take(path), -1
+        try:
+            self._pipe = _start_guardian(path)
+        except (OSError, subprocess.SubprocessError) as error:
+            self.close()
+            raise CredentialsAgentError(
+                f"no process can be started that would remove {path} at the end: {error}"
+            ) from error
         _live.add(self)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file there, mode 0600, at once and whole."""
+        """Put a file there, mode 0600, at once and whole.
+
+        Raises
+        ------
+        CredentialsAgentError
+            The memory file system takes no file: it is full, or read-only.
+        """
+        try:
+            self._write(name, content)
+        except OSError as error:
+            raise CredentialsAgentError(
+                f"{os.path.join(self.path, name)} cannot be written: {error.strerror}\n  what to do: look at the "
+                f"memory file system of this node (df {os.path.dirname(self.path)})"
+            ) from error
+
+    def _write(self, name: str, content: bytes) -> None:
         new = f"{name}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new, dir_fd=self._folder)
@@ -75,19 +96,22 @@ class MemoryFolder:
         os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def close(self) -> None:
-        """Remove it now; safe to call twice."""
+        """Remove it now, unless another hand did; safe to call twice."""
         if self._folder < 0:
             return
-        for name in os.listdir(self._folder):
-            os.unlink(name, dir_fd=self._folder)
-        os.rmdir(self.path)
-        self.forget()
+        try:
+            for name in os.listdir(self._folder):
+                os.unlink(name, dir_fd=self._folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(self.path)
+        finally:
+            self.forget()
 
     def forget(self) -> None:
         """Let go of it without a trace, as a child must that was forked: it is its parent's."""
-        if self._folder >= 0:
-            os.close(self._folder)
-            os.close(self._pipe)
+        for descriptor in (self._folder, self._pipe):
+            if descriptor >= 0:
+                os.close(descriptor)
         self._folder = self._pipe = -1
 
 
@@ -100,8 +124,7 @@ def _take(path: str) -> int:
     """Make or take over the folder, and lock it for as long as this process lives; the guardian looks at the lock."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+        _make(path)
         try:
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:  # a guardian removed it at this moment
@@ -116,6 +139,15 @@ def _take(path: str) -> int:
             os.close(folder)
             raise
         os.close(folder)
+
+
+def _make(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise CredentialsAgentError(f"{path} cannot be made for this run's credentials: {error.strerror}") from error
 
 
 def _check_private(path: str, folder: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
@@ -17,7 +18,6 @@ _OBSTORE_FORM = ("access_key_id", "secret_access_key", ("token", "session_token"
 _AWS_FORM = ("AccessKeyId", "SecretAccessKey", ("Token", "SessionToken"), "Expiration")
 _SERVED_GOOGLE_TYPES = ("service_account", "authorized_user")
 _SOONEST, _LATEST = 0.5, 60.0  # seconds between two questions to a source
-_NODE_IDENTITY = ("container-role", "iam-role")  # botocore's names for asking the node who it is
 
 
 class Provider(Protocol):
@@ -43,7 +43,8 @@ class StaticKeys:
         names["AWS_SESSION_TOKEN"] = "Token"  # noqa: S105 - a name
         values = {names[variable]: value for variable, value in variables.reveal().items()}
         self.description = description
-        self.identity = ("static keys", *sorted(values.items()))
+        # A hash, since identities are the keys of a plain dictionary.
+        self.identity = ("static keys", hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest())
         self._lease = Lease("aws", Secrets(values))
 
     def lease(self) -> Lease:
@@ -63,17 +64,18 @@ class BotocoreSource:
     def lease(self) -> Lease:
         """Ask botocore, which renews what it can and reads files anew."""
         from botocore.credentials import RefreshableCredentials
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             credentials = self._renewed or self._session().get_credentials()
-            if credentials is None:
-                raise CredentialsError(f"{self.description} holds no credentials")
-            frozen = credentials.get_frozen_credentials()
+            frozen = credentials.get_frozen_credentials() if credentials else None
         except json.JSONDecodeError:  # it holds what the process printed
             raise CredentialsError(f"the credential process of {self.description} printed no JSON") from None
-        except (BotoCoreError, RuntimeError) as error:  # the second of a source whose credentials have expired already
+        # RuntimeError: the source's credentials have expired already. OSError: of a token file or a credential process.
+        except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
             raise CredentialsError(f"{self.description} gives no credentials: {error}") from error
+        if frozen is None:
+            raise CredentialsError(f"{self.description} holds no credentials")
         expiry = None
         if isinstance(credentials, RefreshableCredentials):
             self._renewed, expiry = credentials, credentials._expiry_time
@@ -82,7 +84,8 @@ class BotocoreSource:
 
     def _session(self) -> Any:
         import botocore.session
-        from botocore.credentials import CredentialResolver
+
+        from ray_anystorage.credentials.botocore_chain import NODE_IDENTITY, WEB_IDENTITY, ask_not, ask_only
 
         session = botocore.session.Session()
         if not self._variables:
@@ -96,13 +99,9 @@ class BotocoreSource:
         if "AWS_PROFILE" in self._variables:
             # Said like this, it leaves the keys of the environment out.
             session.set_config_variable("profile", self._variables["AWS_PROFILE"])
-            resolver = session.get_component("credential_provider")
-            for name in _NODE_IDENTITY:
-                resolver.remove(name)
+            ask_not(session, NODE_IDENTITY)
         else:
-            resolver = session.get_component("credential_provider")
-            only = CredentialResolver([resolver.get_provider("assume-role-with-web-identity")])
-            session.register_component("credential_provider", only)
+            ask_only(session, WEB_IDENTITY)
         return session
 
 

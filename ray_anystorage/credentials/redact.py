@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 MASK = "***"
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|_SAS", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|_SAS|CONNECTION_STRING|CREDENTIAL", re.IGNORECASE)
+_HARMLESS = {  # although they sound so: paths, addresses and a mode
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "RAY_ANYSTORAGE_CREDENTIALS",
+}
 
 
 class Secrets:
@@ -42,12 +48,18 @@ class Secrets:
 
 
 def redact(text: str, values: Iterable[str]) -> str:
-    """Mask every occurrence of the values, longest first; empty values are passed over."""
-    for value in sorted((value for value in values if value), key=len, reverse=True):
-        text = text.replace(value, MASK)
+    """Mask every occurrence of the values, also as a ``repr`` escapes them; empty values are passed over."""
+    forms = {form for value in values if value for form in (value, repr(value)[1:-1])}
+    for form in sorted(forms, key=len, reverse=True):  # a value may hold another
+        text = text.replace(form, MASK)
     return text
+
+
+def shown(value: object) -> str:
+    """A value for an error message: what is no text, such as a mapping in a wrong place, may hold secrets."""
+    return repr(value) if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
 def sounds_secret(name: str) -> bool:
     """True for a variable whose value should not be shown, going by its name; names of files are harmless."""
-    return bool(_SECRET_NAME.search(name)) and not name.endswith(("_FILE", "_PATH"))
+    return bool(_SECRET_NAME.search(name)) and name not in _HARMLESS and not name.endswith(("_FILE", "_PATH"))

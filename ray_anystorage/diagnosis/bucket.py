@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def check_bucket(
     data = os.urandom(1024)
     deadline = time.monotonic() + timeout
     checks: list[Check] = []
+    given_up = threading.Event()
 
     def passes(name: str, step: Callable[[], Finding]) -> bool:
         left = min(_STEP_TIMEOUT, deadline - time.monotonic())
@@ -87,18 +89,26 @@ def check_bucket(
     deleted = False
     try:
         deleted = (
-            passes("put", lambda: probe.put(key, data))
+            passes("put", lambda: _put(probe, key, data, given_up))
             and passes("get", lambda: probe.get(key, data))
             and passes("delete", lambda: probe.delete(key))
         )
     finally:
         if not deleted:
+            given_up.set()
             with contextlib.suppress(*probe.failures):  # the check that failed says what is wrong
                 bounded(lambda: probe.delete(key), _CLEAN_UP_TIMEOUT, what="clean up")
     if full and deleted:
         for name, step in probe.extras(key):
             passes(name, step)
     return tuple(checks)
+
+
+def _put(probe: Probe, key: str, data: bytes, given_up: threading.Event) -> Finding:
+    finding = probe.put(key, data)
+    if given_up.is_set():  # it took so long that the clean-up came first
+        probe.delete(key)
+    return finding
 
 
 def _probe(address: BucketAddress, grant: Grant, timeout: float) -> Probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,10 +67,15 @@ def run_check(
     failures: tuple[type[Exception], ...],
     explain: Callable[[Any], Problem],
 ) -> Check:
-    """Run a step for at most ``timeout`` seconds; what it raises of ``failures`` becomes the check's problem."""
+    """Run a step for at most ``timeout`` seconds; what it raises of ``failures`` becomes the check's problem.
+
+    Without any time left it is not begun: it would go on after everybody stopped looking.
+    """
     start = time.monotonic()
     try:
-        finding = bounded(step, max(timeout, 0.0), what=name)
+        if timeout <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, f"{name}: no time is left for it")
+        finding = bounded(step, timeout, what=name)
     except failures as error:
         problem = explain(error)
         finding = Finding(problem.reason, problem=problem)

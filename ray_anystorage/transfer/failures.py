@@ -14,7 +14,8 @@ from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.environment import BucketAddress, Problem
 from ray_anystorage.transfer.s3_client import CaFileError
 
-S3_FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, ValueError)
+# The last is botocore's for a source that hands out keys which have expired.
+S3_FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, ValueError, RuntimeError)
 
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -118,6 +119,8 @@ def explain_s3(error: Exception, attempt: Attempt) -> Problem:
         return attempt.problem(errors.BucketError, reason, remedy)
     if isinstance(error, (boto.EndpointConnectionError, boto.ProxyConnectionError, ConnectionError)):
         return not_reachable(str(getattr(error, "kwargs", {}).get("error", error)), attempt)
+    if isinstance(error, RuntimeError) and "expired" in str(error):
+        return expired(str(error), attempt)
     if isinstance(error, ValueError):  # of an endpoint that is no URL, or a bucket name that cannot be one
         return attempt.problem(errors.BucketError, str(error), "Correct the bucket's URI or the endpoint.")
     return attempt.problem(
@@ -132,10 +135,7 @@ def _explain_answer(error: boto.ClientError, attempt: Attempt) -> Problem:
     session = attempt.session or "AWS_SESSION_TOKEN" in attempt.grant.secrets.names
     if code in _EXPIRED or (session and code in ("InvalidAccessKeyId", "InvalidClientTokenId")):
         # A store that keeps no record of its sessions does not know the key of one that has ended.
-        remedy = f"Get a new session ({source}) and start again; long runs need a source that renews itself."
-        return attempt.problem(
-            errors.ExpiredTokenError, f"the session token has expired, or is not valid; {said}", remedy
-        )
+        return expired(said, attempt)
     if error.operation_name.startswith(("AssumeRole", "GetRoleCredentials")):
         return no_credentials(f"{error.operation_name} failed, {said}", attempt)
     if code == "SignatureDoesNotMatch":
@@ -180,6 +180,12 @@ def denied(said: str, attempt: Attempt) -> Problem:
     remedy = f"Allow {right} for {attempt.address.uri}/* to these credentials ({attempt.grant.source}), or use others."
     reason = f"the credentials do not allow to {attempt.operation}; {said}"
     return attempt.problem(errors.BucketPermissionError, reason, remedy)
+
+
+def expired(said: str, attempt: Attempt) -> Problem:
+    """The session of the credentials is over."""
+    remedy = f"Get a new session ({attempt.grant.source}) and start again; long runs need a source that renews itself."
+    return attempt.problem(errors.ExpiredTokenError, f"the session token has expired, or is not valid; {said}", remedy)
 
 
 def no_credentials(said: str, attempt: Attempt) -> Problem:

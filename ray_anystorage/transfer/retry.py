@@ -13,6 +13,8 @@ from ray_anystorage.transfer.budget import Budget, Cancel
 
 Result = TypeVar("Result")
 
+_chance = random.SystemRandom()  # neither alike in processes of one seed, nor a step in a user's sequence
+
 
 class Transient(Exception):  # noqa: N818 - it is a signal to the engine, and never leaves it
     """A failure that another attempt may not meet.
@@ -59,7 +61,7 @@ class Patience:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
-        return random.uniform(0, min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))  # noqa: S311
+        return _chance.uniform(0, min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))
 
     def wait(self, failures: int, asked: float) -> float:
         """Seconds to wait after so many failures, where the store asked for some: drawn above them, not to meet."""

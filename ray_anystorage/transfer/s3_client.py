@@ -16,13 +16,13 @@ from botocore.credentials import (
     AssumeRoleWithWebIdentityProvider,
     ContainerProvider,
     CredentialProvider,
-    CredentialResolver,
     Credentials,
     RefreshableCredentials,
 )
 from botocore.exceptions import BotoCoreError, CredentialRetrievalError, NoCredentialsError
 
 from ray_anystorage.credentials.agent_address import address_in
+from ray_anystorage.credentials.botocore_chain import NODE_IDENTITY, ask_not, ask_only
 from ray_anystorage.credentials.broker import Broker, own_broker
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.environment import BucketAddress, BucketOptions
@@ -31,7 +31,6 @@ from ray_anystorage.errors import CredentialsError
 _ATTEMPTS = 2
 _CONTAINER_VARIABLES = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 _MAKING_OBJECTS = ("PutObject", "CreateMultipartUpload", "CopyObject")
-_NODE_IDENTITY = ("container-role", "iam-role")  # botocore's names for asking the node who it is
 _SESSION_VARIABLES = {
     "profile": "AWS_PROFILE",
     "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
@@ -147,7 +146,7 @@ def signer(session: Any) -> tuple[str, bool]:
 
 def give(session: Any, credentials: Credentials) -> None:
     """Make a session sign with these credentials, in place of whatever it would find."""
-    session.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
+    ask_only(session, _Given(credentials))
 
 
 class _Given(CredentialProvider):  # type: ignore[misc]
@@ -180,15 +179,12 @@ def _use_only(session: Any, variables: Mapping[str, str]) -> None:
         said = (variables["AWS_ACCESS_KEY_ID"], variables.get("AWS_SECRET_ACCESS_KEY", ""))
         give(session, Credentials(*said, variables.get("AWS_SESSION_TOKEN") or None))
     elif "AWS_WEB_IDENTITY_TOKEN_FILE" in variables:
-        session.register_component("credential_provider", CredentialResolver([_web_identity(session, variables)]))
+        ask_only(session, _web_identity(session, variables))
     elif any(name in variables for name in _CONTAINER_VARIABLES):
-        provider = ContainerProvider(environ=dict(variables))
-        session.register_component("credential_provider", CredentialResolver([provider]))
+        ask_only(session, ContainerProvider(environ=dict(variables)))
     else:
         session.set_config_variable("profile", variables.get("AWS_PROFILE", "default"))
-        resolver = session.get_component("credential_provider")
-        for name in ("env", *_NODE_IDENTITY):
-            resolver.remove(name)
+        ask_not(session, ("env", *NODE_IDENTITY))
 
 
 def _web_identity(session: Any, variables: Mapping[str, str]) -> AssumeRoleWithWebIdentityProvider:

@@ -244,6 +244,33 @@ def test_a_chained_role_is_refused_because_pyarrow_cannot(write, origin: str) ->
     assert "export-credentials --profile team" in problem
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        f"[profile team]\nrole_arn = {ROLE}\nsource_profile = base\nmfa_serial = m\n[profile base]\n{KEYS}",
+        f"[profile team]\nrole_arn = {ROLE}\nsource_profile = base\n"
+        f"[profile base]\nrole_arn = {ROLE}\nsource_profile = team\nmfa_serial = m\n",
+    ],
+)
+def test_a_role_that_wants_a_code_is_served_by_nobody(write, sections: str, nowhere: str) -> None:  # type: ignore[no-untyped-def]
+    environ = {"AWS_CONFIG_FILE": write("config", sections), "AWS_PROFILE": "team"}
+    for mode in ("auto", "broker"):
+        with pytest.raises(CredentialsError, match="MFA device"):
+            choose(mode, AWS, environ, dmi_root=nowhere)
+
+
+def test_a_source_profile_with_keys_is_asked_for_no_code(write) -> None:  # type: ignore[no-untyped-def]
+    text = f"[profile team]\nrole_arn = {ROLE}\nsource_profile = base\n"
+    path = write("config", f"{text}[profile base]\nrole_arn = {ROLE}\nmfa_serial = m\n{KEYS}")
+    assert profile_source({"AWS_CONFIG_FILE": path, "AWS_PROFILE": "team"}).only_brokered
+
+
+@pytest.mark.parametrize("header", ["[profile ]", "[ ]", "[profile]", "[\t]"])
+def test_a_section_without_a_name_is_passed_over(write, header: str) -> None:  # type: ignore[no-untyped-def]
+    path = write("config", f"{header}\nregion = x\n[profile team]\n{KEYS}")
+    assert profile_source({"AWS_CONFIG_FILE": path, "AWS_PROFILE": "team"}).usable
+
+
 def test_a_default_profile_without_credentials_is_no_source(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     write(".aws/config", "[default]\nregion = eu-west-1\n[profile other]\nregion = x\n")
     assert find_sources(AWS, {"HOME": str(tmp_path)}, dmi_root="/nonexistent") == ()
@@ -469,6 +496,13 @@ def test_a_callable_is_asked_by_a_broker(nowhere: str) -> None:
     grant = choose(mine, AWS, {**STATIC, **IDENTITY}, dmi_root=nowhere)
     assert (grant.mode, choose(mine, AWS, {}).env_vars) == ("broker", grant.env_vars)
     assert "mine" in grant.source
+
+
+def test_credentials_given_as_a_mapping_are_refused_without_their_values() -> None:
+    for given in (dict(STATIC), [SECRET], SECRET.encode()):
+        with pytest.raises(RequestError, match=f"credentials=<{type(given).__name__}> is not a mode") as caught:
+            choose(given, AWS, {})  # type: ignore[arg-type]
+        assert SECRET not in str(caught.value)
 
 
 def test_a_google_file_is_served_by_a_broker_where_that_is_asked_for(write, nowhere: str) -> None:  # type: ignore[no-untyped-def]

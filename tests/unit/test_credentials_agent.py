@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from ray_anystorage.credentials import agent as agent_module
+from ray_anystorage.credentials import guardian
 from ray_anystorage.credentials.agent import Agent, is_ours
 from ray_anystorage.credentials.agent_address import AgentAddress, address_in, new_address
 from ray_anystorage.credentials.lease import UNLIMITED_FOR, Lease
@@ -344,6 +346,46 @@ def test_a_folder_that_others_could_read_is_refused(address: AgentAddress, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def descriptors() -> int:
+    gc.collect()  # what earlier tests left may end at any time
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("what", ["__file__", "executable"])
+def test_without_a_guardian_nothing_is_left_and_the_port_is_free(
+    what: str, address: AgentAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = descriptors()
+    monkeypatch.setattr(guardian if what == "__file__" else sys, what, "/nowhere/there")
+    kept = []  # an error that is kept keeps what its frames hold
+    for _ in range(2):
+        with pytest.raises(CredentialsAgentError, match="no process can be started that would remove") as caught:
+            Agent(address, TOKEN)
+        kept.append(caught)
+    assert not Path(address.folder).exists()
+    assert descriptors() <= held
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_named(address: AgentAddress) -> None:
+    with pytest.raises(CredentialsAgentError, match="cannot be made"):
+        MemoryFolder(f"{address.folder}/deeper/still")
+    folder = MemoryFolder(address.folder)
+    os.rmdir(address.folder)
+    with pytest.raises(CredentialsAgentError, match=r"token cannot be written: No such file(.|\n)*df /dev/shm"):
+        folder.write("token", b"planted")
+    folder.close()
+
+
+def test_an_agent_that_cannot_start_is_closed(address: AgentAddress) -> None:
+    held = descriptors()
+    agent = Agent(address, TOKEN)
+    os.rmdir(address.folder)
+    with pytest.raises(CredentialsAgentError, match="cannot be written"):
+        agent.start()
+    assert descriptors() <= held
+    Agent(address, TOKEN).close()
+
+
 # --- ports ------------------------------------------------------------------------------------------
 
 
@@ -380,3 +422,15 @@ def test_the_address_is_found_in_the_variables(address: AgentAddress) -> None:
     assert address_in({}) is None
     assert address_in({**aws, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.2/x"}) is None
     assert address_in({"GOOGLE_APPLICATION_CREDENTIALS": "/home/me/anystorage-key/google.json"}) is None
+
+
+def test_the_port_follows_no_seed_of_the_users() -> None:
+    random.seed(42)
+    state, ports = random.getstate(), set()
+    for _ in range(4):
+        random.setstate(state)
+        address, held = new_address("/nowhere")
+        held.close()
+        ports.add(address.port)
+    assert len(ports) > 1
+    assert random.getstate() == state

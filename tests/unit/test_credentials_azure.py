@@ -129,6 +129,11 @@ def test_an_identity_of_the_nodes_is_preferred_and_nothing_of_it_travels(tmp_pat
         chosen("auto", workload)
 
 
+def test_a_callable_is_refused_since_no_agent_serves_azure() -> None:
+    with pytest.raises(CredentialsError, match=r"what to do: set AZURE_STORAGE_SAS_TOKEN"):
+        choose(lambda: {"sas_token": SIGNATURE}, FOLDER, {})
+
+
 def test_what_was_looked_for_is_said() -> None:
     for mode in ("auto", "env", "reference"):
         with pytest.raises(CredentialsNotFoundError) as raised:

@@ -7,22 +7,26 @@ import json
 import logging
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 
+from ray_anystorage.credentials import broker as broker_module
 from ray_anystorage.credentials.agent import Agent
 from ray_anystorage.credentials.agent_address import new_address
 from ray_anystorage.credentials.broker import Broker, broker_of, own_broker, without_gone
 from ray_anystorage.credentials.lease import Lease
-from ray_anystorage.credentials.memory_folder import memory_root
+from ray_anystorage.credentials.memory_folder import MemoryFolder, memory_root
 from ray_anystorage.credentials.providers import BotocoreSource, Callback, GoogleFile, StaticKeys, renew_in
 from ray_anystorage.credentials.redact import Secrets
-from ray_anystorage.errors import CredentialsError
+from ray_anystorage.errors import CredentialsAgentError, CredentialsError
 from tests.harness.waiting import wait_until
 
 SECRET, TOKEN = "planted/Secret+Value", "plantedSessionToken"
@@ -199,6 +203,34 @@ def test_a_login_that_ended_says_so(
         source.lease()
 
 
+ROLE = "role_arn = arn:aws:iam::123456789012:role/x\nsource_profile = base"
+STS_DENIES = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole")
+
+
+def test_what_the_token_service_answers_is_an_error_of_ours(
+    profiles: Callable[[str], BotocoreSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> Any:
+        raise STS_DENIES
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", denied)
+    source = profiles(f"{ROLE}\n[profile base]\naws_access_key_id = A\naws_secret_access_key = b")
+    with pytest.raises(CredentialsError, match=r"profile 'team' gives no credentials: .*AccessDenied"):
+        source.lease()
+
+
+def test_a_file_or_a_program_that_is_gone_is_an_error_of_ours(
+    profiles: Callable[[str], BotocoreSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    variables = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(gone), "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for source in (profiles(f"credential_process = {gone}"), BotocoreSource(variables, "the role")):
+        with pytest.raises(CredentialsError, match=r"gives no credentials: .*No such file"):
+            source.lease()
+
+
 # --- brokers ----------------------------------------------------------------------------------------
 
 
@@ -262,6 +294,127 @@ def test_a_source_that_fails_for_good_is_an_error_once_its_keys_have_ended(caplo
     assert "they have expired" in caplog.text
 
 
+def test_what_has_expired_is_given_to_nobody_until_the_source_is_back() -> None:
+    answers = [{"access_key_id": "A", "secret_access_key": SECRET, "expires_at": time.time() + 0.3}]
+    broker = Broker(Callback(lambda: answers.pop()))
+    lease = broker.lease()
+    wait_until(lambda: lease.seconds_left() <= 0, 5, "the keys have ended")
+    for _ in range(3):
+        with pytest.raises(CredentialsError, match="raised IndexError"):
+            broker.lease()
+    assert broker._failures < 3, "the source is asked each time"
+
+
+class Odd:
+    """A source that fails as no source should, after its first answer."""
+
+    description, identity = "the odd source", "odd"
+
+    def __init__(self, lifetime: float) -> None:
+        self.answers = [Lease("aws", Secrets(VALUES), time.time() + lifetime)]
+
+    def lease(self) -> Lease:
+        if not self.answers:
+            raise TypeError(f"unexpected {SECRET}")
+        return self.answers.pop()
+
+
+def test_the_broker_outlives_what_no_source_should_raise(caplog: pytest.LogCaptureFixture) -> None:
+    source = Odd(lifetime=1.0)
+    broker, taken = Broker(source), []
+    broker.hand_to(taken.append)
+    broker.serve_here()
+    wait_until(lambda: "the odd source failed with TypeError" in caplog.text, 5, "the failure is logged")
+    source.answers.append(Lease("aws", Secrets({**VALUES, "Token": "another"})))
+    wait_until(lambda: len(taken) == 2, 10, "it is asked again")
+    assert SECRET not in caplog.text
+
+
+def test_a_taker_that_fails_keeps_the_lease_from_no_other_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [*"21111"]
+
+    def source() -> dict[str, Any]:
+        end = time.time() + 1.0
+        return {"access_key_id": "A", "secret_access_key": answers.pop(), "expires_at": end if answers else None}
+
+    def full(lease: Lease) -> None:
+        tried.append(values(lease)["SecretAccessKey"])
+        if len(tried) in (2, 3):
+            raise OSError(28, f"no space for {SECRET}")
+
+    broker, tried, taken = Broker(Callback(source)), [], []
+    broker.hand_to(full)
+    broker.hand_to(taken.append)
+    broker.serve_here()
+    wait_until(lambda: len(taken) == 5, 10, "the last answer came to the other")
+    wait_until(lambda: len(tried) == 5, 10, "it came to the one that failed as well")
+    assert tried[-1] == "2"
+    assert "could not be handed on, which is tried again: OSError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_who_could_not_take_the_same_lease_gets_it_again() -> None:
+    broker, tried = Broker(StaticKeys(Secrets({"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "b"}), "keys")), []
+
+    def take(lease: Lease) -> None:
+        tried.append(lease)
+        if len(tried) == 2:
+            raise OSError("full")
+
+    stop = broker.hand_to(take)
+    broker._lease = None  # so that it counts as another
+    for _ in range(3):
+        broker._due = 0.0
+        broker.lease()
+    assert len(tried) == 3, "the failure, and one more"
+    stop()
+
+
+def test_a_source_that_hangs_holds_up_nobody_who_has_a_lease() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def source() -> dict[str, Any]:
+        if asked.is_set():
+            go_on.wait(30)
+        asked.set()
+        return {"access_key_id": "A", "secret_access_key": SECRET, "expires_at": time.time() + 60}
+
+    broker = Broker(Callback(source))
+    first = broker.lease()
+    broker._due = 0.0
+    asking = threading.Thread(target=broker.lease)
+    asking.start()
+    wait_until(broker._asking.locked, 5, "the source is asked")
+    began = time.monotonic()
+    assert broker.lease() is first
+    broker.hand_to(lambda lease: None)()
+    broker.serve_here()
+    assert time.monotonic() - began < 10
+    go_on.set()
+    asking.join()
+    assert broker.lease() is not first
+
+
+def test_who_waits_for_a_source_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "_ANSWER_WITHIN", 0.1)
+    broker = Broker(Callback(dict))
+    with broker._asking, pytest.raises(CredentialsError, match=r"has not answered for 0\.1 s"):
+        broker.lease()
+
+
+def test_an_agent_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, source = made(60)
+    broker = Broker(Callback(source))
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryFolder, "_write", Mock(side_effect=OSError(28, "No space left on device")))
+        for _ in range(2):
+            with pytest.raises(CredentialsAgentError, match="cannot be written: No space left"):
+                broker.serve_here()
+            assert not Path(broker.address.folder).exists()
+    broker.serve_here()
+    assert broker.address.serves()
+
+
 def test_one_source_has_one_broker() -> None:
     _, source = made(60)
     broker = broker_of(Callback(source))
@@ -274,6 +427,8 @@ def test_one_source_has_one_broker() -> None:
     assert own_broker(static.address.variables("aws")) is static
     assert own_broker({}) is None
     assert "planted" not in repr(vars(broker.provider))
+    planted = StaticKeys(Secrets({**keys, "AWS_SECRET_ACCESS_KEY": SECRET}), "keys")
+    assert SECRET not in repr(planted.identity)
 
 
 def test_a_driver_is_not_led_to_the_agents_of_an_earlier_one() -> None:

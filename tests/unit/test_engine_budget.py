@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.retry import Patience, Transient, persist
 from ray_anystorage.transfer.workers import run_tasks
 
+LONG = Patience(first_delay=100.0, longest_delay=100.0)
 QUICK = Patience(first_delay=0.0, longest_delay=0.0)
 
 
@@ -205,3 +207,11 @@ def test_the_first_failure_ends_all_tasks() -> None:
         run_tasks(endless, 4, cancel)
     assert len(done) < 10_000
     assert [t.name for t in threading.enumerate() if t.name.startswith("anystorage-transfer")] == []
+
+
+def test_the_wait_leaves_a_users_sequence_alone_and_follows_no_seed() -> None:
+    random.seed(42)
+    state, first = random.getstate(), LONG.delay(1)
+    assert random.getstate() == state
+    random.seed(42)
+    assert LONG.delay(1) != first

@@ -9,8 +9,9 @@ import pytest
 from ray_anystorage.credentials.grant import Grant, Mode
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.environment import BucketAddress, Environment, Location, Place
+from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.policy import Request, decide
-from ray_anystorage.recipe import storage_recipe
+from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import Resolved
 from ray_anystorage.settings import Settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
@@ -50,6 +51,17 @@ def test_a_run_on_a_mount_knows_where_to_spill(mode: Mode) -> None:
     assert (recipe.threshold, recipe.nodes, recipe.cache_share) == (7 * GB, 3, 0.5)
     secret = {"AWS_SECRET_ACCESS_KEY": SECRET} if mode == "env" else {}
     assert found.worker_env_vars() == {"RAY_ANYSTORAGE_X": "y", **dict(HARMLESS), **secret}
+
+
+def test_an_argument_that_is_mistyped_is_named_without_what_may_be_secret() -> None:
+    for name, value in {"credentails": {"secret": SECRET}, "secret_access_key": SECRET}.items():
+        with pytest.raises(UnknownArgumentError, match=f"{name}=.*did you mean") as caught:
+            check_ray_arguments({name: value}, {"callbacks"})
+        assert SECRET not in str(caught.value)
+    with pytest.raises(ConfigClashError, match="storage_filesystem=<dict> clashes"):
+        check_ray_arguments({"storage_filesystem": {"secret": SECRET}}, {"storage_filesystem"})
+    with pytest.raises(UnknownArgumentError, match="checkpointsize='1GB'"):
+        check_ray_arguments({"checkpointsize": "1GB"}, {"callbacks"})
 
 
 def test_a_run_in_the_bucket_spills_nowhere() -> None:

@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 
 from ray_anystorage.credentials.grant import Grant
-from ray_anystorage.credentials.redact import MASK, Secrets, redact
+from ray_anystorage.credentials.redact import MASK, Secrets, redact, sounds_secret
 from ray_anystorage.credentials.sources import Source
 
 PLANTED = "planted/Secret+Value=="
@@ -59,6 +59,22 @@ def test_reprs_of_what_holds_secrets_are_safe(secrets: Secrets, type_of: type) -
 
 def test_redact_masks_every_occurrence_longest_first() -> None:
     assert redact("a=abcdef b=abc c=abcdef", ["abc", "abcdef", ""]) == f"a={MASK} b={MASK} c={MASK}"
+
+
+@pytest.mark.parametrize(
+    "value", ["-----BEGIN\nplanted\n-----END", "a\\planted", "it's planted", '"planted\'s"', "é\x00"]
+)
+def test_redact_masks_a_value_as_a_repr_shows_it(value: str) -> None:
+    assert redact(repr({"env_vars": {"KEY": value}}), [value]).count(MASK) == 1
+    assert value.encode("unicode_escape").decode() not in redact(repr([value]), [value])
+
+
+def test_names_that_sound_secret_and_names_of_files_and_addresses() -> None:
+    for name in ("AZURE_STORAGE_CONNECTION_STRING", "GIT_CREDENTIALS", "MY_CREDENTIAL", "aws_secret_access_key"):
+        assert sounds_secret(name)
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "RAY_ANYSTORAGE_CREDENTIALS",
+                 "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION"):  # fmt: skip
+        assert not sounds_secret(name)
 
 
 def test_redact_leaves_other_text_alone() -> None:
