@@ -91,7 +91,7 @@ def own_spill(home: Store) -> str:
         )
     values = {"home": home.uri, "spill": folder, "former": known.former}
     write(home, f"{FOLDER}/{_RUN}", json.dumps(values).encode())
-    return folder
+    return spills_of(home).own or folder  # of two that start at once, the later one's
 
 
 @dataclass(frozen=True, slots=True)
