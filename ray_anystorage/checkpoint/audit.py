@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ray_anystorage.checkpoint.contents import Contents
-from ray_anystorage.checkpoint.manifest import FOLDER, Manifest
-from ray_anystorage.checkpoint.read import manifests_of, quarantine, read_contents
+from ray_anystorage.checkpoint.manifest import FOLDER
+from ray_anystorage.checkpoint.quarantine import quarantine_read
+from ray_anystorage.checkpoint.read import read_contents
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD, damaged_key
 from ray_anystorage.checkpoint.restore import Sources, verify_in_place, verify_listed, verify_stored
 from ray_anystorage.checkpoint.small_files import names_below, patiently
@@ -27,6 +28,7 @@ logger = logging.getLogger("ray.train.anystorage")
 
 State = Literal["ok", "not verifiable", "damaged", "never committed", "not readable", "deleted meanwhile"]
 _GOOD = ("ok", "not verifiable", "deleted meanwhile")
+_GONE = "it was deleted or saved again while it was read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +113,13 @@ def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: 
     names = names_below(home, f"{checkpoint}/{FOLDER}")
     try:
         contents = read_contents(home, checkpoint, even_damaged=content)
-        own = [m for m in manifests_of(home, checkpoint, names) if m.attempt == contents.attempt]
-    except CheckpointIncompleteError as error:
-        committed = RECORD in names
-        return Finding(checkpoint, "damaged" if committed else "never committed", error.message)
+    except (CheckpointIncompleteError, CheckpointMissingError) as error:
+        return _incomplete(home, checkpoint, names, error)
     except ManifestTooNewError as error:
         return Finding(checkpoint, "not readable", error.message)
-    except (CheckpointCorruptedError, CheckpointMissingError) as error:
+    except CheckpointCorruptedError as error:
         return Finding(checkpoint, "damaged", error.message)
-    found = _described(sources, contents, own)
+    found = _described(sources, contents)
     try:
         fault = _fault(sources, contents, directory, content=content)
     except (AnyStorageError, OSError) as error:
@@ -127,12 +127,25 @@ def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: 
     if fault is None:
         lifted = content and contents.verifiable and DAMAGED in names and _lift(home, checkpoint)
         return replace(found, mark="lifted" if lifted else None)
-    if not _as_before(home, contents):
-        return replace(found, state="deleted meanwhile", reason="it was deleted or saved again while it was read")
-    return replace(found, state="damaged", reason=fault, mark="set" if _mark(home, checkpoint, fault) else None)
+    try:
+        if not quarantine_read(home, contents, fault):
+            return replace(found, state="deleted meanwhile", reason=_GONE)
+    except (StorageError, OSError) as error:
+        logger.warning("that checkpoint %s is damaged could not be noted: %s", checkpoint, error)
+        return replace(found, state="damaged", reason=fault)
+    return replace(found, state="damaged", reason=fault, mark="set")
 
 
-def _described(sources: Sources, contents: Contents, manifests: Sequence[Manifest]) -> Finding:
+def _incomplete(home: Store, checkpoint: str, before: Collection[str], error: AnyStorageError) -> Finding:
+    """What to say of what has no record, or lacks what its record names; ``before`` is what it had a moment ago."""
+    now = names_below(home, f"{checkpoint}/{FOLDER}")
+    if RECORD in before and RECORD not in now:
+        return Finding(checkpoint, "deleted meanwhile", _GONE)
+    never = isinstance(error, CheckpointIncompleteError) and RECORD not in now
+    return Finding(checkpoint, "never committed" if never else "damaged", error.message)
+
+
+def _described(sources: Sources, contents: Contents) -> Finding:
     folder = f"{sources.home.uri}/{contents.checkpoint}"
     return Finding(
         checkpoint=contents.checkpoint,
@@ -142,7 +155,7 @@ def _described(sources: Sources, contents: Contents, manifests: Sequence[Manifes
         ranks=len(contents.ranks),
         world_size=contents.world_size,
         places=tuple(location or folder for location in contents.locations),
-        seconds=max((manifest.seconds for manifest in manifests), default=None),
+        seconds=contents.seconds,
         detours=contents.detours,
     )
 
@@ -162,23 +175,6 @@ def _fault(sources: Sources, contents: Contents, directory: str | None, *, conte
         except CheckpointCorruptedError as error:
             faults.append(error.message)
     return "; ".join(faults) or None
-
-
-def _as_before(home: Store, contents: Contents) -> bool:
-    """Whether a checkpoint is still the one that was read: retention may have deleted it meanwhile."""
-    try:
-        return read_contents(home, contents.checkpoint, even_damaged=True).attempt == contents.attempt
-    except (CheckpointIncompleteError, CheckpointMissingError):
-        return False
-
-
-def _mark(home: Store, checkpoint: str, fault: str) -> bool:
-    try:
-        quarantine(home, checkpoint, fault)
-    except (StorageError, OSError) as error:
-        logger.warning("that checkpoint %s is damaged could not be noted: %s", checkpoint, error)
-        return False
-    return True
 
 
 def _lift(home: Store, checkpoint: str) -> bool:

@@ -42,9 +42,10 @@ class NodeCache:
         self._root = os.path.abspath(root)
         self._share = share
 
-    def entry(self, run: str, checkpoint: str, attempt: str) -> Entry:
-        """The place of one checkpoint as one attempt saved it; any strings will do. Creates nothing."""
-        return Entry(self._root, os.path.join(self._run_folder(run), _folder_name(checkpoint, attempt)))
+    def entry(self, run: str, checkpoint: str, attempt: str, report: int = 0) -> Entry:
+        """The place of one checkpoint as one report of an attempt saved it; any strings will do. Creates nothing."""
+        folder = _folder_name(checkpoint, attempt, str(report))
+        return Entry(self._root, os.path.join(self._run_folder(run), folder))
 
     @contextlib.contextmanager
     def hold_run(self, run: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""One checkpoint of one attempt in the node's cache: linked or filled by some processes, read by others, verified.
+"""One checkpoint of one report in the node's cache: linked or filled by some processes, read by others, verified.
 
 An entry is a folder. Its own lock is shared by all who use the entry, and held alone by who removes it; the lock of its
 ``data`` folder is held by the one process that fills it. So a reader does not keep others from filling in more files.

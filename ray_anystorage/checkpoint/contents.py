@@ -47,6 +47,10 @@ class Contents:
         In the order of the paths, each once.
     detours
         Why data lies elsewhere than it was to go, by rank.
+    report
+        Which of the run's reports saved it: another one may use the same name in the same attempt.
+    seconds
+        That the slowest rank's data took to be stored; ``None`` where that is not known.
     """
 
     checkpoint: str
@@ -56,6 +60,8 @@ class Contents:
     files: tuple[StoredFile, ...]
     directories: tuple[str, ...] = ()
     detours: tuple[tuple[int, str], ...] = ()
+    report: int = 0
+    seconds: float | None = None
 
     @property
     def size(self) -> int:
@@ -92,7 +98,7 @@ class Contents:
 
 
 def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, ranks: Sequence[int]) -> Contents:
-    """Put the manifests of one attempt together.
+    """Put the manifests of one report of an attempt together.
 
     Parameters
     ----------
@@ -134,6 +140,8 @@ def assemble(checkpoint: str, manifests: Iterable[Manifest], *, attempt: str, ra
         files=tuple(files[path] for path in sorted(files)),
         directories=tuple(directories),
         detours=tuple((manifest.rank, manifest.detour) for manifest in own if manifest.detour is not None),
+        report=own[0].report,
+        seconds=max(manifest.seconds for manifest in own),
     )
 
 

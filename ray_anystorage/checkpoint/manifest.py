@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.checkpoint.sealed import seal, unseal
-from ray_anystorage.errors import ManifestError
+from ray_anystorage.errors import ManifestError, ManifestTooNewError
+from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 from ray_anystorage.transfer.temporary import is_temporary
 
 FORMAT = 1
@@ -111,6 +112,12 @@ def manifest_attempt(name: str) -> str | None:
     return match["attempt"] if match else None
 
 
+def manifest_rank(name: str) -> int | None:
+    """The rank that a manifest's file name speaks of; ``None`` for the name of something else."""
+    match = _NAME.fullmatch(name)
+    return int(match["rank"]) if match else None
+
+
 def read_manifest(name: str, content: bytes) -> Manifest:
     """Parse and check a stored manifest.
 
@@ -124,18 +131,31 @@ def read_manifest(name: str, content: bytes) -> Manifest:
     Raises
     ------
     ManifestTooNewError
-        A later version of this package wrote it.
+        A later version of this package wrote it, or hashed with another algorithm or chunks of another size.
     ManifestError
         It is torn, contradicts its name, or names a path outside of the checkpoint.
     """
     values = unseal(name, content, FORMAT)
     try:
+        _refuse_other_digests(name, values)
         manifest = _parse(values)
+    except ManifestTooNewError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"{name} is not a whole manifest: {error!r}") from error
     if manifest.name != name:
         raise ManifestError(f"{name} says that it is {manifest.name}")
     return manifest
+
+
+def _refuse_other_digests(name: str, values: dict[str, Any]) -> None:
+    """Refuse digests that this version makes in another way: to it, all data would look damaged."""
+    algorithm, chunk_bytes = values["algorithm"], values["chunk_bytes"]
+    if (algorithm, chunk_bytes) != (ALGORITHM, CHUNK_BYTES):
+        raise ManifestTooNewError(
+            f"{name} has digests by {algorithm} of {chunk_bytes} bytes each, and this version of ray_anystorage reads "
+            f"{ALGORITHM} of {CHUNK_BYTES}: upgrade it"
+        )
 
 
 def _parse(values: dict[str, Any]) -> Manifest:
@@ -145,12 +165,9 @@ def _parse(values: dict[str, Any]) -> Manifest:
         for (path, size, digest, chunks), etag in zip(values["files"], etags, strict=True)
     )
     directories = tuple(values["directories"])
-    chunk_bytes = int(values["chunk_bytes"])
-    if chunk_bytes < 1:
-        raise ValueError(f"chunks of {chunk_bytes} bytes")
     for file in files:
         check_path(file.path)
-        if file.size < 0 or len(file.chunks) != -(-file.size // chunk_bytes):
+        if file.size < 0 or len(file.chunks) != -(-file.size // CHUNK_BYTES):
             raise ValueError(f"{file.path!r} has {file.size} bytes and {len(file.chunks)} chunks")
         for digest in (file.digest, *file.chunks):
             if not _DIGEST.fullmatch(digest):
@@ -170,7 +187,7 @@ def _parse(values: dict[str, Any]) -> Manifest:
         world_size=int(values["world_size"]),
         location=location,
         algorithm=str(values["algorithm"]),
-        chunk_bytes=chunk_bytes,
+        chunk_bytes=int(values["chunk_bytes"]),
         files=files,
         directories=directories,
         detour=None if values["detour"] is None else str(values["detour"]),

@@ -19,6 +19,13 @@ def begun_attempt(name: str) -> str | None:
     return match["attempt"] if match else None
 
 
+def earlier_marks(names: Iterable[str], attempt: str, rank: int, report: int) -> list[str]:
+    """The marks of a rank's earlier reports in the attempt: of a rank's marks, the last one says all."""
+    marks = [match for name in names if (match := _MARK.fullmatch(name))]
+    own = [match for match in marks if (match["attempt"], int(match["rank"])) == (attempt, rank)]
+    return [match[0] for match in own if int(match["report"]) < report]
+
+
 def begun_later(names: Iterable[str], attempt: str, report: int) -> bool:
     """Whether a rank began to save a later report of the attempt."""
     marks = [match for name in names if (match := _MARK.fullmatch(name))]

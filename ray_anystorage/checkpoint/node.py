@@ -49,7 +49,12 @@ class Node:
     @property
     def passing(self) -> NodeCache:
         """Where the processes of the node share what is not kept."""
-        return NodeCache(os.path.join(self.folder, "cache"), share=self.cache_share)
+        return NodeCache(self.cache_folder, share=self.cache_share)
+
+    @property
+    def cache_folder(self) -> str:
+        """The folder of the cache and of what is not kept."""
+        return os.path.join(self.folder, "cache")
 
     @property
     def slots(self) -> str:

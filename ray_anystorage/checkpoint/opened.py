@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
@@ -17,8 +18,9 @@ from ray_anystorage.checkpoint.contents import Contents
 from ray_anystorage.checkpoint.directory import has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
+from ray_anystorage.checkpoint.quarantine import quarantine_read
 from ray_anystorage.checkpoint.ranges import RangeReader
-from ray_anystorage.checkpoint.read import quarantine, read_contents
+from ray_anystorage.checkpoint.read import read_contents
 from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place, verify_listed
 from ray_anystorage.checkpoint.small_files import patiently, read
 from ray_anystorage.errors import (
@@ -95,6 +97,8 @@ class Opened:
         ------
         CheckpointCorruptedError
             Something is damaged; the checkpoint is quarantined.
+        CheckpointIncompleteError
+            It was deleted or saved again meanwhile.
         """
         if verify not in ("content", "size"):
             raise RequestError(f"verify={verify!r}: expected 'content', or 'size' to compare sizes alone")
@@ -102,7 +106,7 @@ class Opened:
         self._tell(whole)
         contents = whole if files is None else whole.matching(files)
         with contextlib.ExitStack() as stack:
-            with self._quarantining():
+            with self._quarantining(whole):
                 directory = self._ready(contents, verify, stack)
             home = self.sources.home if directory == self.folder else None
             if whole.attempt is not None and has_others(whole, directory, home):
@@ -118,7 +122,7 @@ class Opened:
                 fetch(Sources(self.sources.home, PosixStore), replace(contents, files=files), target)
         else:
             self._tell(contents)
-            with self._quarantining():
+            with self._quarantining(contents):
                 fetch(self.sources, contents, target)
         self._refresh_metadata(target)
 
@@ -130,11 +134,14 @@ class Opened:
         RequestError
             There is no such file in it.
         """
-        file = next((file for file in self.contents().files if file.path == path), None)
+        contents = self.contents()
+        file = next((file for file in contents.files if file.path == path), None)
         if file is None:
             raise RequestError(f"open({path!r}) names no file of checkpoint {self.name}")
         store, folder = self.sources.of(self.name, file.location)
-        reader = RangeReader(store, f"{folder}/{path}" if folder else path, file, on_damage=self._damaged)
+        reader = RangeReader(
+            store, f"{folder}/{path}" if folder else path, file, on_damage=partial(self._damaged, contents)
+        )
         return io.BufferedReader(reader)
 
     def verify_here(self, *, content: bool = True) -> None:
@@ -212,18 +219,22 @@ class Opened:
         cache = self.node.cache
         if cache is None or contents.attempt is None or not contents.verifiable:
             return None
-        return cache.entry(self.run, self.name, contents.attempt)
+        return cache.entry(self.run, self.name, contents.attempt, contents.report)
 
     def _passing(self, contents: Contents) -> Entry:
         """A place for what the cache may not keep, or cannot verify, while the processes of this node read it."""
         cache = self.node.passing
         cache.drop_run(_PASSING)  # what killed processes left there
-        return cache.entry(_PASSING, f"{self.run}/{self.name}", contents.attempt or f"session {self.node.session}")
+        attempt = contents.attempt or f"session {self.node.session}"
+        return cache.entry(_PASSING, f"{self.run}/{self.name}", attempt, contents.report)
 
     def _verify_in_place(self, contents: Contents, folder: str, *, content: bool) -> None:
-        what = f"{self.run}\0{self.name}\0{contents.attempt}\0{content}\0" + "\0".join(f.path for f in contents.files)
+        which = (self.run, self.name, str(contents.attempt), str(contents.report), str(content))
         home = self.sources.home
-        self.node.once(what, lambda: verify_in_place(contents, folder, content=content, home=home))
+        self.node.once(
+            "\0".join((*which, *(file.path for file in contents.files))),
+            lambda: verify_in_place(contents, folder, content=content, home=home),
+        )
 
     def _refresh_metadata(self, directory: str) -> None:
         """Ray's own note may have changed since; it lies in the run home, whatever else does."""
@@ -233,20 +244,25 @@ class Opened:
             write_atomically(os.path.join(directory, METADATA), content)
 
     @contextlib.contextmanager
-    def _quarantining(self) -> Iterator[None]:
+    def _quarantining(self, contents: Contents) -> Iterator[None]:
         try:
             yield
         except CheckpointCorruptedError as error:
-            self._damaged(error)
+            self._damaged(contents, error)
             raise
 
-    def _damaged(self, error: CheckpointCorruptedError) -> None:
+    def _damaged(self, contents: Contents, error: CheckpointCorruptedError) -> None:
+        """Quarantine what is damaged; raise where it is no longer there, which is no damage."""
         try:
-            quarantine(self.sources.home, self.name, error.message)
+            there = quarantine_read(self.sources.home, contents, error.message)
         except (StorageError, OSError) as second:
             logger.warning("checkpoint %s is damaged, and that could not be noted: %s", self.name, second)
-        else:
-            logger.error("checkpoint %s is damaged and will not be resumed from: %s", self.name, error)
+            return
+        if not there:
+            raise CheckpointIncompleteError(
+                f"checkpoint {self.name} was deleted or saved again while it was read"
+            ) from error
+        logger.error("checkpoint %s is damaged and will not be resumed from: %s", self.name, error)
 
 
 def _all_there(entry: Entry, wanted: Sequence[CachedFile]) -> bool:

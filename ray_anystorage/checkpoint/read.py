@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from ray_anystorage.checkpoint.contents import Contents, StoredFile, assemble
 from ray_anystorage.checkpoint.manifest import (
@@ -18,7 +20,8 @@ from ray_anystorage.checkpoint.manifest import (
 )
 from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD, Record, damaged_key, read_record, record_key
-from ray_anystorage.checkpoint.small_files import names_below, parsed, patiently, read, read_all, write
+from ray_anystorage.checkpoint.small_files import names_below, parsed, patiently, read, read_all, side_by_side, write
+from ray_anystorage.checkpoint.unreadable import is_of_one_file
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -30,11 +33,11 @@ from ray_anystorage.errors import (
     RankConflictError,
     ShortReadError,
 )
+from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
-
-_LONGEST_REASON = 2000  # characters
+T = TypeVar("T")
 
 
 def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, even_damaged: bool = False) -> Contents:
@@ -54,24 +57,46 @@ def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, e
     CheckpointMissingError
         There is nothing of this name.
     CheckpointIncompleteError
-        It was never committed, is being deleted, or a later attempt wrote over it.
+        It was never committed, is being deleted, or a later save writes over it.
     CheckpointCorruptedError
-        It was found damaged before, or a manifest or the record is torn, contradicts itself or names what it may not.
+        It was found damaged before, or a manifest or the record cannot be read, is torn, contradicts itself or names
+        what it may not.
     ManifestTooNewError
         A later version of this package wrote it; that is no damage.
-    StorageError
+    StorageError, OSError
         The home cannot be read.
     """
     try:
-        return _contents(home, checkpoint, attempt, even_damaged=even_damaged)
+        return _steadily(
+            home, checkpoint, lambda names: _contents(home, checkpoint, names, attempt, even_damaged=even_damaged)
+        )
+    except (ObjectMissingError, ShortReadError) as error:
+        raise CheckpointIncompleteError(f"checkpoint {checkpoint} is not whole: {error}") from error
     except ManifestTooNewError as error:
         raise ManifestTooNewError(f"checkpoint {checkpoint}: {error.message}") from error
     except (ManifestError, RankConflictError) as error:
         raise CheckpointCorruptedError(f"checkpoint {checkpoint} is damaged: {error.message}") from error
+    except OSError as error:
+        if not (isinstance(home, PosixStore) and is_of_one_file(error, home.root)):
+            raise
+        raise CheckpointCorruptedError(f"checkpoint {checkpoint} cannot be read: {error}") from error
 
 
-def _contents(home: Store, checkpoint: str, attempt: str | None, *, even_damaged: bool) -> Contents:
+def _steadily(home: Store, checkpoint: str, look: Callable[[dict[str, int]], T]) -> T:
+    """Read what a list of this package's own files names, anew where somebody deletes or replaces some meanwhile."""
     names = names_below(home, f"{checkpoint}/{FOLDER}")
+    while True:
+        try:
+            return look(names)
+        except (ObjectMissingError, ShortReadError, ManifestError):
+            before, names = names, names_below(home, f"{checkpoint}/{FOLDER}")
+            if names == before:
+                raise
+
+
+def _contents(
+    home: Store, checkpoint: str, names: dict[str, int], attempt: str | None, *, even_damaged: bool
+) -> Contents:
     if DAMAGED in names and not even_damaged:
         raise CheckpointCorruptedError(
             f"checkpoint {checkpoint} was found damaged: {_reason(home, checkpoint, names[DAMAGED])}"
@@ -112,18 +137,32 @@ def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Co
     StorageError
         The home cannot be read or written.
     """
-    names = names_below(home, f"{checkpoint}/{FOLDER}")
-    if begun_later(names, attempt, report):
-        raise CheckpointOverwrittenError(f"checkpoint {checkpoint}: a later report of attempt {attempt} writes over it")
-    manifests = [m for m in _manifests(home, checkpoint, names, attempt) if m.report == report]
+    names, manifests = _steadily(home, checkpoint, partial(_of_report, home, checkpoint, attempt, report))
+    _refuse_later(checkpoint, names_below(home, f"{checkpoint}/{FOLDER}"), attempt, report)
     if not manifests and RECORD in names:
         return _recorded(home, checkpoint, names, _record(home, checkpoint, names))
     contents = assemble(checkpoint, manifests, attempt=attempt, ranks=[manifest.rank for manifest in manifests])
     if DAMAGED in names:  # it speaks of what an earlier report left here
         patiently(lambda: home.delete([damaged_key(checkpoint)]))
+    if isinstance(home, PosixStore) and all(manifest.location is None for manifest in manifests):
+        patiently(lambda: home.delete([f"{checkpoint}/{POINTER}"]))  # of an earlier report, which was spilled
     record = Record(attempt, contents.ranks, contents.world_size, contents.size, report=report)
     write(home, record_key(checkpoint), record.to_bytes())
     return contents
+
+
+def _of_report(
+    home: Store, checkpoint: str, attempt: str, report: int, names: dict[str, int]
+) -> tuple[dict[str, int], list[Manifest]]:
+    """The names again, and the manifests that one report left."""
+    _refuse_later(checkpoint, names, attempt, report)
+    return names, [m for m in _manifests(home, checkpoint, names, attempt) if m.report == report]
+
+
+def _refuse_later(checkpoint: str, names: dict[str, int], attempt: str, report: int) -> None:
+    """Refuse what a later report writes over; its marks are there before it replaces a manifest."""
+    if begun_later(names, attempt, report):
+        raise CheckpointOverwrittenError(f"checkpoint {checkpoint}: a later report of attempt {attempt} writes over it")
 
 
 def commit_external(home: Store, checkpoint: str, *, report: int = 0) -> Contents:
@@ -136,18 +175,12 @@ def commit_external(home: Store, checkpoint: str, *, report: int = 0) -> Content
 
 def record_of(home: Store, checkpoint: str) -> Record | None:
     """The record of a committed checkpoint; ``None`` where it has none."""
-    names = names_below(home, f"{checkpoint}/{FOLDER}")
-    return _record(home, checkpoint, names) if RECORD in names else None
+    return _steadily(home, checkpoint, lambda names: _record(home, checkpoint, names) if RECORD in names else None)
 
 
-def quarantine(home: Store, checkpoint: str, reason: str) -> None:
-    """Note that a checkpoint is damaged, so that nobody resumes from it; ``reason`` in one line."""
-    write(home, damaged_key(checkpoint), json.dumps({"reason": reason[:_LONGEST_REASON]}).encode())
-
-
-def manifests_of(home: Store, checkpoint: str, names: dict[str, int] | None = None) -> list[Manifest]:
+def manifests_of(home: Store, checkpoint: str) -> list[Manifest]:
     """Every manifest of a checkpoint, of whatever attempt."""
-    return _manifests(home, checkpoint, names_below(home, f"{checkpoint}/{FOLDER}") if names is None else names, None)
+    return _steadily(home, checkpoint, lambda names: _manifests(home, checkpoint, names, None))
 
 
 def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> list[Manifest]:
@@ -160,17 +193,19 @@ def whole_manifests_of(home: Store, checkpoint: str, names: dict[str, int]) -> l
     ManifestTooNewError
         A later version of this package wrote one.
     """
-    whole = []
-    for name in filter(manifest_attempt, sorted(names)):
+
+    def look(name: str) -> list[Manifest]:
         try:
-            whole += _manifests(home, checkpoint, {name: names[name]}, None)
+            return _manifests(home, checkpoint, {name: names[name]}, None)
         except (ObjectMissingError, ShortReadError):
-            continue
+            return []
         except ManifestTooNewError:
             raise
         except ManifestError as error:
             logger.warning("checkpoint %s: %s", checkpoint, error)
-    return whole
+            return []
+
+    return [manifest for found in side_by_side(look, sorted(names)) for manifest in found]
 
 
 def _manifests(home: Store, checkpoint: str, names: dict[str, int], attempt: str | None) -> list[Manifest]:
@@ -198,7 +233,7 @@ def _recorded(home: Store, checkpoint: str, names: dict[str, int], record: Recor
 
 def _external(checkpoint: str, record: Record) -> Contents:
     files = tuple(StoredFile(path, size, None, None, None) for path, size in record.listing)
-    return Contents(checkpoint, None, record.world_size, record.ranks, files)
+    return Contents(checkpoint, None, record.world_size, record.ranks, files, report=record.report)
 
 
 def _unknown(home: Store, checkpoint: str) -> Contents:

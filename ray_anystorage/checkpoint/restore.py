@@ -10,6 +10,7 @@ from functools import partial
 from ray_anystorage.checkpoint.contents import Contents, StoredFile
 from ray_anystorage.checkpoint.planted import planted_links
 from ray_anystorage.checkpoint.small_files import names_below
+from ray_anystorage.checkpoint.unreadable import is_of_one_file
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     DigestMismatchError,
@@ -145,14 +146,16 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
     Raises
     ------
     CheckpointCorruptedError
-        Naming every file that is not as it was saved.
+        Naming every file that is not as it was saved, or cannot be read.
     MountTimeoutError
         Nothing came for as long as the home's limit says.
+    OSError
+        The mount fails.
     """
     faults: dict[str, str] = {}
 
     def check(file: StoredFile, cancel: Cancel, moved: Moved) -> None:
-        fault = _fault(os.path.join(directory, file.path), file, content, cancel, moved)
+        fault = _fault(directory, file, content, cancel, moved)
         if fault is not None:
             faults[file.path] = fault
 
@@ -165,7 +168,8 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
         raise CheckpointCorruptedError(f"checkpoint {contents.checkpoint} is damaged: {damaged}")
 
 
-def _fault(path: str, file: StoredFile, content: bool, cancel: Cancel, moved: Moved) -> str | None:
+def _fault(directory: str, file: StoredFile, content: bool, cancel: Cancel, moved: Moved) -> str | None:
+    path = os.path.join(directory, file.path)
     try:
         size = os.stat(path).st_size
         moved(0)
@@ -175,6 +179,10 @@ def _fault(path: str, file: StoredFile, content: bool, cancel: Cancel, moved: Mo
             return "other content"
     except (FileNotFoundError, NotADirectoryError):
         return "gone"
+    except OSError as error:
+        if not is_of_one_file(error, directory):
+            raise
+        return f"cannot be read: {error.strerror}"
     return None
 
 

@@ -14,8 +14,9 @@ from ray_anystorage.checkpoint.manifest import (
     FileEntry,
     Manifest,
     manifest_attempt,
+    manifest_rank,
 )
-from ray_anystorage.checkpoint.marks import begun_attempt, mark_name
+from ray_anystorage.checkpoint.marks import begun_attempt, earlier_marks, mark_name
 from ray_anystorage.checkpoint.read import whole_manifests_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD
 from ray_anystorage.checkpoint.small_files import names_below, patiently, write
@@ -52,7 +53,8 @@ class Begun:
     others
         Bytes that other ranks of this attempt have stored by now.
     former
-        Manifests of other attempts at the same name; they are gone from the home, their data may still be of use.
+        This rank's manifests of other attempts at the same name; they are gone from the home, their data may still be
+        of use.
     """
 
     others: int
@@ -72,15 +74,32 @@ def begin(home: Store, part: Part) -> Begun:
     """
     folder = f"{part.checkpoint}/{FOLDER}"
     names = names_below(home, folder)
-    manifests = whole_manifests_of(home, part.checkpoint, names)
+    manifests = whole_manifests_of(home, part.checkpoint, _telling(part, names))
     former = tuple(manifest for manifest in manifests if manifest.attempt != part.attempt)
     outdated = [RECORD, DAMAGED, *(name for name in names if manifest_attempt(name) not in (None, part.attempt))]
     for name in (name for name in outdated if name in names):  # the record goes before what it speaks of
         patiently(lambda name=name: home.delete([f"{folder}/{name}"]))  # type: ignore[misc]
     write(home, f"{folder}/{mark_name(part.attempt, part.rank, part.report)}", b"")
-    same = [m for m in manifests if (m.attempt, m.report) == (part.attempt, part.report)]
-    others = sum(manifest.size for manifest in same if manifest.rank != part.rank)
-    return Begun(others, former)
+    if earlier := earlier_marks(names, part.attempt, part.rank, part.report):
+        patiently(lambda: home.delete([f"{folder}/{name}" for name in earlier]))
+    same = (m for m in manifests if (m.attempt, m.report) == (part.attempt, part.report))
+    return Begun(sum(manifest.size for manifest in same), former)
+
+
+def _telling(part: Part, names: dict[str, int]) -> dict[str, int]:
+    """The manifests to read before a save; all of them in each rank would be their number squared.
+
+    Of this attempt those of ranks that began the same report; of what other attempts left, each rank its own.
+    """
+    telling = {}
+    for name, size in names.items():
+        attempt, rank = manifest_attempt(name), manifest_rank(name)
+        if attempt is None or rank is None:
+            continue
+        begun = rank != part.rank and mark_name(attempt, rank, part.report) in names
+        if begun if attempt == part.attempt else rank == part.rank:
+            telling[name] = size
+    return telling
 
 
 def store_data(

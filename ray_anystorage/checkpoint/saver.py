@@ -262,7 +262,7 @@ class Saver:
             (sources[file.path], CachedFile(file.path, file.size, file.digest, file.chunks)) for file in manifest.files
         ]
         try:
-            entry = self.cache.entry(self.run, job.part.checkpoint, job.part.attempt)
+            entry = self.cache.entry(self.run, job.part.checkpoint, job.part.attempt, job.part.report)
             with self.cache.room(entry, manifest.size) as has_room:
                 if has_room:
                     entry.link(files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.store import Store
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 _AT_ONCE = 16
@@ -66,8 +67,12 @@ def parsed(store: Store, key: str, content: bytes, parse: Callable[[bytes], T]) 
 
 def read_all(store: Store, files: Iterable[tuple[str, int]]) -> list[bytes]:
     """Several whole files, (key, bytes) each, side by side; in their order."""
-    wanted = list(files)
-    if len(wanted) < 2:
-        return [read(store, key, size) for key, size in wanted]
-    with ThreadPoolExecutor(min(_AT_ONCE, len(wanted))) as pool:
-        return list(pool.map(lambda item: read(store, *item), wanted))
+    return side_by_side(lambda item: read(store, *item), list(files))
+
+
+def side_by_side(act: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """What an action says of each item, several at once; in their order."""
+    if len(items) < 2:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(items))) as pool:
+        return list(pool.map(act, items))

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.staging_place import Place, remove
 from ray_anystorage.checkpoint.taking import can_move, copy_tree, is_below, move
 from ray_anystorage.checkpoint.tree import scan
@@ -47,10 +48,12 @@ class Staging:
         Name of the run.
     ranks
         Processes of the run on this node, which share the space.
+    home
+        The run home where it is on a mount: what lies there is copied.
     """
 
-    def __init__(self, run: str, ranks: int) -> None:
-        self._run, self._ranks = run, ranks
+    def __init__(self, run: str, ranks: int, home: str | None = None) -> None:
+        self._run, self._ranks, self._home = run, ranks, home
         self._place = Place()
         self.folder = self._place.open_folder(run)
         self._numbers = itertools.count()
@@ -66,8 +69,8 @@ class Staging:
         Parameters
         ----------
         directory
-            An absolute path. It is moved where it lies on the staging device and nothing else leads to its content;
-            an empty one of the same mode takes its place.
+            An absolute path. It is moved where it lies on the staging device, nothing else leads to its content and it
+            is no stored checkpoint; an empty one of the same mode takes its place.
         keep
             Leave it as it is, and copy.
 
@@ -89,7 +92,8 @@ class Staging:
             raise RequestError(f"{directory} cannot be reported: temporary files of the run lie in it")
         tree = scan(directory)
         target = os.path.join(self.folder, str(next(self._numbers)))
-        moves = not keep and can_move(directory, tree, self.folder)
+        stored = [current().cache_folder, *([self._home] if self._home else [])]
+        moves = not keep and can_move(directory, tree, self.folder, stored=stored)
         if not self._reserve(target, tree.size, copies=not moves):
             return None
         try:
@@ -193,11 +197,11 @@ class Staging:
             self._changed.notify_all()
 
 
-def of_process(run: str, ranks: int) -> Staging:
+def of_process(run: str, ranks: int, home: str | None = None) -> Staging:
     """This process's staging, opened when it is first asked for; see :class:`Staging`."""
     known = _current.get(os.getpid())
     if known is None:
-        known = _current[os.getpid()] = Staging(run, ranks)
+        known = _current[os.getpid()] = Staging(run, ranks, home)
     return known
 
 

@@ -9,19 +9,30 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection
 
+from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.tree import Tree
+from ray_anystorage.errors import SourceChangedError
 from ray_anystorage.transfer.disk import copy_content
 
 _CANNOT_MOVE = (errno.EXDEV, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def can_move(directory: str, tree: Tree, folder: str) -> bool:
+def can_move(directory: str, tree: Tree, folder: str, *, stored: Collection[str] = ()) -> bool:
     """True where a directory lies on the device of ``folder`` and moving it takes all that it holds.
 
-    It does not where a link leads out of it or into it, or where the process works in it.
+    It does not where a link leads out of it or into it, or where the process works in it. A checkpoint that is stored
+    is nobody's to take, though its readers are given its own directory.
+
+    Parameters
+    ----------
+    stored
+        Folders with stored checkpoints: the run home, the node's cache.
     """
     if os.path.islink(directory) or os.stat(directory).st_dev != os.stat(folder).st_dev:
+        return False
+    if os.path.lexists(os.path.join(directory, FOLDER)) or any(is_below(directory, place) for place in stored):
         return False
     real = os.path.realpath(directory)
     below = {os.path.dirname(file.path) for file in tree.files} | set(tree.empty)
@@ -72,7 +83,16 @@ def is_below(path: str, directory: str) -> bool:
 
 def _copy(source: str, target: str) -> None:
     with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
-        copy_content(reader.fileno(), writer.fileno(), os.fstat(reader.fileno()).st_size)
+        size = os.fstat(reader.fileno()).st_size
+        copy_content(reader.fileno(), writer.fileno(), size)
+        if (copied := os.fstat(writer.fileno()).st_size) < size:
+            raise SourceChangedError(
+                f"the file ended at byte {copied} while it was copied, and had {size} bytes before",
+                tier="local",
+                place=source,
+                tried=f"copy it to {target}",
+                remedy="write checkpoint files before they are reported, and leave them alone until then",
+            )
 
 
 def _works_in(directory: str) -> bool:

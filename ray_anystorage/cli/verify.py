@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ray_anystorage.cli.failure import FAILED, failures_shown, write_json
+from ray_anystorage.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ray_anystorage.checkpoint.audit import Finding
     from ray_anystorage.runs import Run
+    from ray_anystorage.transfer.store import Store
 
 _STYLES = {"ok": "green", "damaged": "red", "never committed": "red", "not readable": "red"}
 
@@ -51,27 +54,35 @@ def verify(run: str, checkpoint: str | None, sizes: bool, credentials: str | Non
 
 
 def _findings(run: Run, only: str | None, *, content: bool) -> Iterator[Finding]:
-    from ray_anystorage.checkpoint.audit import audit, recorded
+    from ray_anystorage.checkpoint.audit import audit
     from ray_anystorage.cli.text import working
-    from ray_anystorage.train.snapshot import named_checkpoints
 
     home = run.open_home()
-    names = [only] if only is not None else sorted(named_checkpoints(home) | recorded(home))
-    if only is not None:
-        _check_is_there(run, only)
-    for name in names:
+    if only is not None and not _is_there(home, only):
+        raise RequestError(f"run {run.name!r} at {run.uri} has no checkpoint {only!r}")
+    for name in [only] if only is not None else sorted(_known(home)):
         opened = run.origin(name).opened(home)
         with working(f"Verifying {name}"):
             finding = audit(opened.sources, name, opened.folder, content=content)
+        if only is None and not finding.good and name not in _known(home):
+            finding = replace(finding, state="deleted meanwhile", reason="the run deleted it meanwhile", mark=None)
         yield finding
 
 
-def _check_is_there(run: Run, checkpoint: str) -> None:
-    from ray_anystorage.checkpoint.small_files import names_below
-    from ray_anystorage.errors import RequestError
+def _known(home: Store) -> frozenset[str]:
+    from ray_anystorage.checkpoint.audit import recorded
+    from ray_anystorage.train.snapshot import named_checkpoints
 
-    if "/" in checkpoint or checkpoint.startswith(".") or not names_below(run.open_home(), checkpoint):
-        raise RequestError(f"run {run.name!r} at {run.uri} has no checkpoint {checkpoint!r}")
+    return named_checkpoints(home) | recorded(home)
+
+
+def _is_there(home: Store, checkpoint: str) -> bool:
+    """Whether there is a checkpoint of this name, which may have slashes; a folder inside of one is none."""
+    from ray_anystorage.checkpoint.small_files import names_below
+
+    if any(not segment or segment.startswith(".") for segment in checkpoint.split("/")):
+        return False
+    return checkpoint in _known(home) if "/" in checkpoint else bool(names_below(home, checkpoint))
 
 
 def _totals(findings: Sequence[Finding]) -> dict[str, int]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.marks import begun_later
-from ray_anystorage.checkpoint.read import commit, commit_external, quarantine, read_contents, record_of
+from ray_anystorage.checkpoint.quarantine import quarantine
+from ray_anystorage.checkpoint.read import commit, commit_external, read_contents, record_of
 from ray_anystorage.checkpoint.restore import verify_listed
 from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
 from ray_anystorage.checkpoint.small_files import names_below
@@ -176,7 +177,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
             return
         try:
             quarantine(self._home, self._name(result.checkpoint), str(fault))
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             logger.warning("that %s is not good could not be noted: %s", self._name(result.checkpoint), error)
 
     def _drop(self, result: Any) -> None:
@@ -252,11 +253,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         return [getattr(self, name) for name in names if hasattr(self, name)]  # Ray 2.54 has none of them
 
     def _known(self) -> list[Any]:
-        results = [
-            *self._checkpoint_results,
-            *([self._latest_checkpoint_result] if self._latest_checkpoint_result else []),
-        ]
-        return [result.checkpoint for result in results]
+        return [result.checkpoint for result in self._newest_first()]
 
     def _adopt(self, checkpoint: Any, name: str, attempt: str | None) -> None:
         checkpoint.filesystem = self.storage.storage_filesystem

@@ -30,7 +30,8 @@ def report(
     """See :func:`ray_anystorage.api.report`."""
     context, storage = _own_context()
     _check_arguments(ray_arguments)
-    staging = of_process(storage.recipe.name, context.get_local_world_size())
+    home = storage.experiment_fs_path if storage.on_mount else None
+    staging = of_process(storage.recipe.name, context.get_local_world_size(), home)
     staging.check()
     if checkpoint_dir is None:
         # Asynchronous too: a synchronous one would wait for all saves before it.

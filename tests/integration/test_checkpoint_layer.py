@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_anystorage.checkpoint import restore
+from ray_anystorage.checkpoint import unreadable as unreadable_module
 from ray_anystorage.checkpoint.contents import Contents, assemble
 from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER, Manifest
 from ray_anystorage.checkpoint.read import commit, manifests_of, read_contents
@@ -22,13 +26,14 @@ from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
+    CheckpointMissingError,
     CheckpointOverwrittenError,
     RankConflictError,
     RequestError,
     UnsavableFileError,
 )
 from ray_anystorage.testing.s3_server import S3Server
-from ray_anystorage.transfer.digest import CHUNK_BYTES
+from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store
@@ -343,5 +348,157 @@ def test_a_rank_begins_while_another_replaces_its_manifest_of_an_earlier_report(
     home, reused = PosixStore(str(tmp_path / "home")), Part("latest", "a1", 1, 2, report=1)
     save(home, scan(str(source)), reused)
     (tmp_path / "small").mkdir()
+    begin(home, replace(reused, report=2))
     other = partial(save, home, scan(str(tmp_path / "small")), replace(reused, report=2))
     assert begin(Overtaken(tmp_path / "home", other), replace(reused, rank=0, report=2)).former == ()
+
+
+class Counting(PosixStore):
+    """A home that says which files were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.read: list[str] = []
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        self.read.append(key.rpartition("/")[2])
+        super().read_range(key, offset, into)
+
+
+def test_a_rank_that_begins_reads_no_more_manifests_than_it_needs(tmp_path: Path) -> None:
+    home, nothing = Counting(tmp_path / "home"), scan(str(rank_source(tmp_path, 0)))
+    some = scan(str(rank_source(tmp_path, 1, shard=b"four")))
+    for rank in range(8):
+        save(home, nothing, Part("latest", "a1", rank, 8, report=1))
+    home.read.clear()
+    assert begin(home, Part("latest", "a1", 0, 8, report=2)).others == 0
+    assert home.read == []
+    for rank in (1, 2):
+        save(home, some, Part("latest", "a1", rank, 8, report=2))
+    home.read.clear()
+    assert begin(home, Part("latest", "a1", 3, 8, report=2)).others == 8
+    assert sorted(home.read) == [f"manifest-a1-{rank}-of-8.json" for rank in (0, 1, 2)], "of those that began"
+    home.read.clear()
+    assert [manifest.rank for manifest in begin(home, Part("latest", "a2", 5, 8, report=3)).former] == [5]
+    assert home.read == ["manifest-a1-5-of-8.json"]
+
+
+def test_a_name_that_is_used_for_every_report_keeps_one_mark_of_each_rank(tmp_path: Path) -> None:
+    home, tree = PosixStore(str(tmp_path / "home")), scan(str(rank_source(tmp_path, 0)))
+    for report in range(1, 12):
+        for rank in (0, 1):
+            save(home, tree, Part("latest", "a1", rank, 2, report=report))
+    marks = sorted(path.name for path in (tmp_path / "home" / "latest" / FOLDER).glob("begun-*"))
+    assert marks == ["begun-a1-0-11", "begun-a1-1-11"]
+    with pytest.raises(CheckpointOverwrittenError):
+        commit(home, "latest", "a1", report=10)
+    commit(home, "latest", "a1", report=11)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_what_a_later_report_writes_over_while_it_is_committed_is_no_checkpoint(tmp_path: Path, grows: bool) -> None:
+    home, nothing = PosixStore(str(tmp_path / "home")), scan(str(rank_source(tmp_path, 0)))
+    more = scan(str(rank_source(tmp_path, 1, more=b"more")))
+
+    def save_empty(rank: int, report: int) -> None:
+        part = Part("latest", "a1", rank, 2, report=report)
+        begin(home, part)
+        tree = more if grows and report == 2 else nothing
+        write_manifest(home, tree, part, store_data(home, tree, part))
+
+    for rank in (0, 1):
+        save_empty(rank, 1)
+    with pytest.raises(CheckpointOverwrittenError):
+        commit(Overtaken(tmp_path / "home", lambda: save_empty(0, 2)), "latest", "a1", report=1)
+    with pytest.raises(CheckpointIncompleteError, match="never committed"):
+        read_contents(home, "latest")
+
+
+def test_a_name_that_was_spilled_and_is_saved_inline_says_no_longer_that_its_data_is_elsewhere(
+    tmp_path: Path, source: Path, bucket_store: S3Store
+) -> None:
+    home, pointer = PosixStore(str(tmp_path / "home")), tmp_path / "home" / "checkpoint_1" / POINTER
+    saved(home, source, spill=bucket_store)
+    commit(home, "checkpoint_1", "a1")
+    assert pointer.exists()
+    save(home, scan(str(source)), Part("checkpoint_1", "a2", 0, 1))
+    commit(home, "checkpoint_1", "a2")
+    assert not pointer.exists()
+    verify_in_place(read_contents(home, "checkpoint_1"), str(pointer.parent))
+
+
+def test_what_is_deleted_or_replaced_while_it_is_looked_at_is_never_an_error_of_the_store(tmp_path: Path) -> None:
+    root, longer = tmp_path / "home", rank_source(tmp_path, 1, **{f"file{n}": b"x" for n in range(9)})
+    home, tree = PosixStore(str(root)), scan(str(rank_source(tmp_path, 0, shard=b"0")))
+
+    def replace_it() -> None:
+        for path in (root / "checkpoint_1" / FOLDER).glob("manifest-*"):
+            path.unlink()
+        save(home, scan(str(longer)), Part("checkpoint_1", "a1", 0, 1, report=2))
+        commit(home, "checkpoint_1", "a1", report=2)
+
+    save(home, tree, Part("checkpoint_1", "a1", 0, 1, report=1))
+    commit(home, "checkpoint_1", "a1", report=1)
+    assert read_contents(Once(root, replace_it), "checkpoint_1").report == 2
+    record = root / "checkpoint_1" / FOLDER / "commit.json"
+    with pytest.raises(CheckpointIncompleteError, match="deleted in part"):
+        read_contents(Once(root, record.unlink), "checkpoint_1")
+    commit(home, "checkpoint_1", "a1", report=2)
+    gone = partial(shutil.rmtree, root / "checkpoint_1")
+    with pytest.raises(CheckpointMissingError, match="there is no checkpoint"):
+        read_contents(Once(root, gone), "checkpoint_1")
+
+
+class Once(Overtaken):
+    """The same, and only for the first folder that is listed."""
+
+    def __init__(self, root: Path, other: Callable[[], object]) -> None:
+        super().__init__(root, self._first)
+        self._first_time: Callable[[], object] | None = other
+
+    def _first(self) -> None:
+        other, self._first_time = self._first_time, None
+        if other is not None:
+            other()
+
+
+class BadSectors(PosixStore):
+    """A home on a disk that cannot read one file, or no longer anything."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+
+    def read_range(self, key: str, offset: int, into: memoryview) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), key)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EISDIR])
+def test_a_file_that_cannot_be_read_is_a_fault_of_its_checkpoint_and_a_mount_that_cannot_is_none(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    home = PosixStore(str(tmp_path / "home"))
+    saved(home, source)
+    contents, folder = commit(home, "checkpoint_1", "a1"), str(tmp_path / "home" / "checkpoint_1")
+
+    def unreadable(path: str) -> Iterator[str]:
+        if path.endswith("/model.bin"):
+            raise OSError(code, os.strerror(code), path)
+        return chunks_of_file(path)
+
+    monkeypatch.setattr(restore, "chunks_of_file", unreadable)
+    with pytest.raises(CheckpointCorruptedError, match=rf"damaged: model\.bin \(cannot be read: {os.strerror(code)}\)"):
+        verify_in_place(contents, folder)
+    with pytest.raises(CheckpointCorruptedError, match=r"cannot be read: .*commit\.json"):
+        read_contents(BadSectors(tmp_path / "home"), "checkpoint_1")
+
+    def dead(path: str) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(unreadable_module.os, "listdir", dead)
+    for read in (
+        lambda: verify_in_place(contents, folder),
+        lambda: read_contents(BadSectors(tmp_path / "home"), "checkpoint_1"),
+    ):
+        with pytest.raises(OSError, match=r"^\[Errno") as raised:
+            read()
+        assert type(raised.value) in (OSError, PermissionError, IsADirectoryError)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import ray_anystorage as anystorage
+from ray_anystorage.checkpoint import audit as audit_module
 from ray_anystorage.checkpoint import node
+from ray_anystorage.checkpoint import opened as opened_module
 from ray_anystorage.checkpoint.audit import audit
 from ray_anystorage.checkpoint.manifest import manifest_attempt
 from ray_anystorage.checkpoint.read import commit
@@ -23,10 +25,10 @@ from ray_anystorage.checkpoint.retention import find_orphans
 from ray_anystorage.checkpoint.save import Part, save
 from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.checkpoint.tree import scan
-from ray_anystorage.errors import CheckpointCorruptedError, ManifestTooNewError
+from ray_anystorage.errors import CheckpointCorruptedError, CheckpointIncompleteError, ManifestTooNewError
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.store import Store
-from tests.harness.run_homes import Site, site
+from tests.harness.run_homes import Home, Site, site
 from tests.harness.saved import NAME, PLACES, Place, flipped, of_a_later_version
 
 __all__ = ["site"]
@@ -165,6 +167,75 @@ def test_a_name_whose_manifest_is_torn_can_be_saved_again(site: Site, tmp_path: 
     commit(store, NAME, "b2")
     with saved.open().as_directory() as directory:
         assert saved.is_whole(directory)
+
+
+# --- a name that several reports of an attempt use ------------------------------------------------
+
+
+def test_each_report_under_one_name_is_verified_in_place(site: Site) -> None:
+    file = site.cluster / "run" / NAME / "rank-0.bin"
+    for report in (1, 2):
+        home = site.on_mount()
+        home.save(NAME, report=report)
+        if report == 1:
+            with anystorage.Checkpoint(file.parent).as_directory() as directory:
+                assert Path(directory, "rank-0.bin").read_bytes() == home.saved[NAME]["rank-0.bin"]
+    file.write_bytes(flipped(file.read_bytes(), 99))
+    with (
+        pytest.raises(CheckpointCorruptedError, match=r"rank-0\.bin"),
+        anystorage.Checkpoint(file.parent).as_directory(),
+    ):
+        pass
+
+
+def test_a_reader_keeps_the_report_that_it_reads_when_another_takes_the_name(site: Site) -> None:
+    home = site.on_mount()
+    home.save(NAME, report=1, spilled=True)
+    first = home.saved[NAME]["rank-0.bin"]
+    checkpoint = anystorage.Checkpoint(f"{home.store.uri}/{NAME}")
+    with checkpoint.as_directory() as directory:
+        home.save(NAME, report=2, spilled=True)
+        with checkpoint.as_directory() as other:
+            assert Path(other, "rank-0.bin").read_bytes() == home.saved[NAME]["rank-0.bin"]
+        assert Path(directory, "rank-0.bin").read_bytes() == first
+
+
+def saved_again(home: Home) -> None:
+    home.save(NAME, report=2)
+
+
+def saved_again_in_part(home: Home) -> None:
+    """A later report has its mark, and the record of the first came after it was looked for."""
+    home.store.write_small(f"{NAME}/.anystorage/begun-a1-0-2", b"")
+
+
+def deleted(home: Home) -> None:
+    home.store.delete([key for key, _ in home.store.list(NAME)])
+
+
+@pytest.mark.parametrize("meddle", [saved_again, saved_again_in_part, deleted])
+def test_what_was_replaced_or_deleted_while_it_was_read_is_not_marked(
+    site: Site, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Home], None]
+) -> None:
+    home, folder = site.on_mount(), site.cluster / "run" / NAME
+    home.save(NAME, report=1)
+
+    def find_damage(*_: object, **__: object) -> None:
+        meddle(home)
+        raise CheckpointCorruptedError("damaged: rank-0.bin (other content)")
+
+    monkeypatch.setattr(opened_module, "verify_in_place", find_damage)
+    monkeypatch.setattr(audit_module, "verify_in_place", find_damage)
+    with (
+        pytest.raises(CheckpointIncompleteError, match="deleted or saved again while it was read"),
+        anystorage.Checkpoint(folder).as_directory(),
+    ):
+        pass
+    assert not (folder / ".anystorage" / "damaged.json").exists()
+    deleted(home)
+    home.save(NAME, report=1)
+    assert audit(Sources(home.store, site.folder), NAME, str(folder)).state == "deleted meanwhile"
+    assert not (folder / ".anystorage" / "damaged.json").exists()
 
 
 # --- what a later version stored ------------------------------------------------------------------

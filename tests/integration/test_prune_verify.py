@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ray_anystorage.checkpoint.audit import audit
+from ray_anystorage.checkpoint.audit import Finding, audit
 from ray_anystorage.checkpoint.ownership import Owner, own_spill
-from ray_anystorage.checkpoint.read import quarantine, read_contents
+from ray_anystorage.checkpoint.quarantine import quarantine
+from ray_anystorage.checkpoint.read import read_contents
 from ray_anystorage.checkpoint.restore import Sources
 from ray_anystorage.checkpoint.retention import delete_checkpoint
 from ray_anystorage.cli.main import main
@@ -192,8 +193,67 @@ def test_one_checkpoint_can_be_named(site: Site) -> None:
     flip(site.cluster / "run" / "checkpoint_1" / "rank-0.bin")
     assert states(run_json("verify", home.store.uri, "checkpoint_2")) == {"checkpoint_2": "ok"}
     assert states(run_json("verify", home.store.uri, "checkpoint_1", expect=1)) == {"checkpoint_1": "damaged"}
-    for name in ("checkpoint_3", "../run", ".anystorage"):
+    for name in ("checkpoint_3", "../run", ".anystorage", "checkpoint_2/empty", "checkpoint_2/", "a/../checkpoint_2"):
         assert "has no checkpoint" in run("verify", home.store.uri, name, expect=2)
+
+
+def test_a_checkpoint_whose_name_has_slashes_is_verified_alone(site: Site) -> None:
+    home = site.on_mount()
+    home.save("epoch/1")
+    home.snapshot("epoch/1")
+    (site.cluster / "run" / "exports").mkdir()
+    (site.cluster / "run" / "exports" / "model").write_bytes(b"no checkpoint")
+    assert states(run_json("verify", home.store.uri, "epoch/1")) == {"epoch/1": "ok"}
+    assert "has no checkpoint" in run("verify", home.store.uri, "epoch/2", expect=2)
+    assert "has no checkpoint" in run("verify", home.store.uri, "exports/model", expect=2)
+
+
+@pytest.mark.parametrize("left", ["a save", "data", "nothing"])
+def test_what_a_live_run_deletes_while_it_is_verified_is_nothing_bad(
+    site: Site, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    home, folder = site.on_mount(), site.cluster / "run" / "checkpoint_2"
+    for name in ("checkpoint_1", "checkpoint_2"):
+        home.save(name)
+    home.snapshot("checkpoint_1", "checkpoint_2")
+
+    def audit_meanwhile(sources: Sources, name: str, directory: str | None, *, content: bool) -> Finding:
+        finding = audit(sources, name, directory, content=content)
+        if name == "checkpoint_1":
+            home.snapshot("checkpoint_1")
+            shutil.rmtree(folder / ".anystorage" if left == "data" else folder)
+            if left == "a save":
+                home.save("checkpoint_2", committed=False)
+        return finding
+
+    monkeypatch.setattr("ray_anystorage.checkpoint.audit.audit", audit_meanwhile)
+    answer = run_json("verify", home.store.uri)
+    assert states(answer)["checkpoint_1"] == "ok"
+    assert states(answer)["checkpoint_2"] == ("not verifiable" if left == "data" else "deleted meanwhile")
+
+
+def test_what_is_deleted_between_two_looks_at_it_ends_no_verification(site: Site) -> None:
+    home = site.on_mount()
+
+    class Deleted(PosixStore):
+        """Retention comes in when its own files have been listed so many times."""
+
+        looks = 0
+
+        def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+            listed = [*super().list(prefix)]
+            if prefix.endswith("/.anystorage"):
+                self.looks -= 1
+                if self.looks == 0:
+                    self.delete([key for key, _ in super().list("checkpoint_1")])
+            return iter(listed)
+
+    for looks in (1, 2):
+        home.save("checkpoint_1")
+        store = Deleted(str(site.cluster / "run"))
+        store.looks = looks
+        assert audit(Sources(store, site.folder), "checkpoint_1", None).state == "deleted meanwhile"
+        assert list(home.store.list("checkpoint_1")) == []
 
 
 def test_a_bucket_that_cannot_be_reached_says_nothing_about_the_data(site: Site) -> None:

@@ -4,6 +4,7 @@ validation, metadata. And the rebuilding of Ray's snapshot."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -537,6 +538,34 @@ def test_a_node_that_does_not_see_the_home_says_so_and_blames_no_checkpoint(site
     root.rename(site / "unmounted")
     with pytest.raises(errors.HomeNotVisibleError, match="does not see the run home"):
         verify_on_node(checkpoint, manager.storage)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_though_that_cannot_be_noted(
+    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home("sectors", PosixStore(str(site / "cluster" / "sectors")), None, site / "scratch")
+    for name in ("one", "two"):
+        home.save(name)
+    home.snapshot("one", "two")
+    manager, read_range, write_small = manager_of("sectors"), PosixStore.read_range, PosixStore.write_small
+
+    def fail_for(name: str, key: str) -> None:
+        if key == f"two/.anystorage/{name}":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), key)
+
+    def read_badly(store: PosixStore, key: str, offset: int, into: memoryview) -> None:
+        fail_for("commit.json", key)
+        read_range(store, key, offset, into)
+
+    def write_badly(store: PosixStore, key: str, data: Any) -> str | None:
+        fail_for("damaged.json", key)
+        return write_small(store, key, data)
+
+    monkeypatch.setattr(PosixStore, "read_range", read_badly)
+    monkeypatch.setattr(PosixStore, "write_small", write_badly)
+    manager._choose([])
+    assert Path(manager.latest_checkpoint_result.checkpoint.path).name == "one"
+    assert "that two is not good could not be noted" in caplog.text
 
 
 def test_a_relaxed_report_holds_what_the_ranks_that_reported_saved(site: Path) -> None:

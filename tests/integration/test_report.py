@@ -111,6 +111,33 @@ def test_reports_return_at_once_and_saves_keep_their_order_and_their_bytes(site:
     assert left_in_staging(site) == []
 
 
+def reporting_again(config: dict[str, Any]) -> None:
+    """Save a checkpoint; in a run that goes on, report what it was given, and a part of that."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "part").mkdir()
+            Path(directory, "part", "weights").write_bytes(b"x" * 5000)
+            anystorage.report({}, directory)
+        return
+    with checkpoint.as_directory() as directory:
+        for folder in (directory, f"{directory}/part"):
+            anystorage.report({}, folder)
+            assert Path(directory, "part", "weights").exists(), "the stored checkpoint was taken"
+
+
+@pytest.mark.parametrize("share", ["0.5", "0"], ids=["in the cache", "in the home"])
+def test_a_restored_checkpoint_that_is_reported_stays_where_it_is(
+    site: Path, monkeypatch: pytest.MonkeyPatch, share: str
+) -> None:
+    monkeypatch.setenv("RAY_ANYSTORAGE_CACHE_SHARE", share)
+    for _ in range(2):
+        result = fit(reporting_again, anystorage.run_config("again"))
+    assert result.best_checkpoints is not None
+    saved = [contents(checkpoint) for checkpoint, _ in result.best_checkpoints]
+    assert saved == [{"part/weights": b"x" * 5000}] * 2 + [{"weights": b"x" * 5000}]
+
+
 def failing(config: dict[str, Any]) -> None:
     """Report into a place that a file takes, then go on; another save waits behind the one that fails."""
     Path(ray.train.get_context().get_storage().experiment_fs_path, "taken").touch()

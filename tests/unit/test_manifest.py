@@ -12,17 +12,17 @@ from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, chec
 from ray_anystorage.checkpoint.record import Record, read_record
 from ray_anystorage.checkpoint.sealed import seal
 from ray_anystorage.errors import ManifestError, ManifestTooNewError
+from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 
-CHUNK = 8
 DIGEST = "0123456789abcdef0123456789abcdef"
 
 
 def entry(path: str, size: int = 20) -> FileEntry:
-    return FileEntry(path, size, DIGEST, (DIGEST,) * -(-size // CHUNK))
+    return FileEntry(path, size, DIGEST, (DIGEST,) * -(-size // CHUNK_BYTES))
 
 
 def manifest(*files: FileEntry, location: str | None = None, directories: tuple[str, ...] = ()) -> Manifest:
-    return Manifest("a1", 0, 2, location, "xxh3-128", CHUNK, files, directories)
+    return Manifest("a1", 0, 2, location, ALGORITHM, CHUNK_BYTES, files, directories)
 
 
 segments = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20)
@@ -93,14 +93,13 @@ def test_hostile_paths_are_refused_and_named(path: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("files", [["a", 20, DIGEST, [DIGEST]]]),
+        ("files", [["a", CHUNK_BYTES + 1, DIGEST, [DIGEST]]]),
         ("files", [["a", -1, DIGEST, []]]),
         ("files", [["a", 8, "no digest", [DIGEST]]]),
         ("files", [["a", 8, DIGEST, [DIGEST]]] * 2),
         ("files", [["a", 8, DIGEST, [DIGEST]], ["a/b", 8, DIGEST, [DIGEST]]]),
         ("files", [["a", 8]]),
         ("files", None),
-        ("chunk_bytes", 0),
         ("location", 7),
         ("location", "/etc"),
         ("location", "s3://bucket"),
@@ -128,6 +127,13 @@ def test_a_newer_format_is_refused_with_the_remedy() -> None:
     values["format"] = FORMAT + 1
     with pytest.raises(ManifestTooNewError, match="upgrade"):
         read_manifest("manifest-a1-0-of-2.json", seal(values))
+
+
+@pytest.mark.parametrize(("field", "value"), [("algorithm", "another"), ("chunk_bytes", 2 * CHUNK_BYTES)])
+def test_digests_that_are_made_in_another_way_are_of_a_later_version(field: str, value: object) -> None:
+    values = json.loads(manifest(entry("good", 3 * CHUNK_BYTES)).to_bytes())
+    with pytest.raises(ManifestTooNewError, match=f"has digests by .*{value}.* upgrade it"):
+        read_manifest("manifest-a1-0-of-2.json", seal({**values, field: value}))
 
 
 @pytest.mark.parametrize(

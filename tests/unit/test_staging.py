@@ -10,16 +10,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ray_anystorage.checkpoint import node, staging, taking
+from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.staging import Staging
 from ray_anystorage.checkpoint.staging_place import Place
 from ray_anystorage.checkpoint.tree import scan
-from ray_anystorage.errors import CheckpointSaveError, RequestError, UnsavableFileError
+from ray_anystorage.errors import CheckpointSaveError, RequestError, SourceChangedError, UnsavableFileError
+from ray_anystorage.transfer.disk import copy_content
 from tests.harness.mounts import free_bytes, reflinking, tmpfs
 
 
@@ -134,6 +136,55 @@ def hard_linked(source: Path) -> Path:
 def itself_a_link(source: Path) -> Path:
     (source.parent / "alias").symlink_to(source)
     return source.parent / "alias"
+
+
+def committed(source: Path) -> Path:
+    (source / FOLDER).mkdir()
+    (source / FOLDER / "commit.json").write_bytes(b"{}")
+    return source
+
+
+def in_the_home(source: Path) -> Path:
+    (source.parent / "home").mkdir()
+    return source.rename(source.parent / "home" / "checkpoint_1")
+
+
+def part_of_one(source: Path) -> Path:
+    return in_the_home(source) / "sub"
+
+
+def in_the_cache(source: Path) -> Path:
+    entry = node.current().passing.entry("run", "checkpoint_1", "a1")
+    Path(entry.folder).mkdir(parents=True)
+    return source.rename(entry.directory)
+
+
+@pytest.mark.parametrize("store", [committed, in_the_home, part_of_one, in_the_cache])
+def test_a_stored_checkpoint_is_copied(
+    temporary: Path, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, store: Callable[[Path], Path]
+) -> None:
+    monkeypatch.setitem(node._state, os.getpid(), node.Node(str(tmp_path / "node"), "the-test"))
+    place, stored = Staging("run", 1, str(tmp_path / "home")), store(source)
+    before = names(stored)
+    staged = place.stage(str(stored), keep=False)
+    assert staged is not None
+    assert staged.moved_from is None
+    assert names(stored) == before
+    assert set(names(staged.directory)) <= set(before)
+    place.discard()
+
+
+def test_a_file_that_is_cut_while_it_is_copied_fails_the_report(
+    place: Staging, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_first(reader: int, writer: int, size: int) -> None:
+        os.truncate(f"/proc/self/fd/{reader}", size // 2)
+        copy_content(reader, writer, size)
+
+    monkeypatch.setattr(taking, "copy_content", cut_first)
+    with pytest.raises(SourceChangedError, match=r"sub/more: the file ended at byte 1000 .* 2000 bytes before"):
+        place.stage(str(source), keep=True)
+    assert os.listdir(place.folder) == []
 
 
 @pytest.mark.parametrize("change", [linked_in, linked_folder, hard_linked, itself_a_link])
@@ -342,6 +393,7 @@ def test_two_reports_of_one_directory_in_the_same_turn_are_refused(place: Stagin
 CHILD = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
+from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.staging import Staging
 from ray_anystorage.checkpoint.staging_place import Place
 place = Staging("run", 1)
