@@ -19,6 +19,7 @@ from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
+    CheckpointUnreadableError,
     ManifestTooNewError,
     StorageError,
 )
@@ -115,7 +116,7 @@ def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: 
         contents = read_contents(home, checkpoint, even_damaged=content)
     except (CheckpointIncompleteError, CheckpointMissingError) as error:
         return _incomplete(home, checkpoint, names, error)
-    except ManifestTooNewError as error:
+    except (ManifestTooNewError, CheckpointUnreadableError) as error:
         return Finding(checkpoint, "not readable", error.message)
     except CheckpointCorruptedError as error:
         return Finding(checkpoint, "damaged", error.message)
@@ -172,6 +173,8 @@ def _fault(sources: Sources, contents: Contents, directory: str | None, *, conte
                 verify_stored(sources, part)
             else:
                 verify_listed(sources, part)
+        except CheckpointUnreadableError:
+            raise
         except CheckpointCorruptedError as error:
             faults.append(error.message)
     return "; ".join(faults) or None

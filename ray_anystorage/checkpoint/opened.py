@@ -26,6 +26,7 @@ from ray_anystorage.checkpoint.small_files import patiently, read
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
+    CheckpointUnreadableError,
     ObjectMissingError,
     RequestError,
     StorageError,
@@ -253,6 +254,8 @@ class Opened:
 
     def _damaged(self, contents: Contents, error: CheckpointCorruptedError) -> None:
         """Quarantine what is damaged; raise where it is no longer there, which is no damage."""
+        if isinstance(error, CheckpointUnreadableError):  # elsewhere, or later, it may be good
+            return
         try:
             there = quarantine_read(self.sources.home, contents, error.message)
         except (StorageError, OSError) as second:

@@ -27,6 +27,7 @@ from ray_anystorage.errors import (
     CheckpointIncompleteError,
     CheckpointMissingError,
     CheckpointOverwrittenError,
+    CheckpointUnreadableError,
     ManifestError,
     ManifestTooNewError,
     ObjectMissingError,
@@ -59,8 +60,8 @@ def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, e
     CheckpointIncompleteError
         It was never committed, is being deleted, or a later save writes over it.
     CheckpointCorruptedError
-        It was found damaged before, or a manifest or the record cannot be read, is torn, contradicts itself or names
-        what it may not.
+        It was found damaged before, or a manifest or the record is torn, contradicts itself or names what it may not;
+        a ``CheckpointUnreadableError`` where one cannot be read.
     ManifestTooNewError
         A later version of this package wrote it; that is no damage.
     StorageError, OSError
@@ -79,7 +80,7 @@ def read_contents(home: Store, checkpoint: str, *, attempt: str | None = None, e
     except OSError as error:
         if not (isinstance(home, PosixStore) and is_of_one_file(error, home.root)):
             raise
-        raise CheckpointCorruptedError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+        raise CheckpointUnreadableError(f"checkpoint {checkpoint} cannot be read: {error}") from error
 
 
 def _steadily(home: Store, checkpoint: str, look: Callable[[dict[str, int]], T]) -> T:

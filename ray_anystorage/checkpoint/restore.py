@@ -13,6 +13,7 @@ from ray_anystorage.checkpoint.small_files import names_below
 from ray_anystorage.checkpoint.unreadable import is_of_one_file
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
+    CheckpointUnreadableError,
     DigestMismatchError,
     ObjectMissingError,
     RequestError,
@@ -146,16 +147,24 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
     Raises
     ------
     CheckpointCorruptedError
-        Naming every file that is not as it was saved, or cannot be read.
+        Naming every file that is not as it was saved; a ``CheckpointUnreadableError`` where some cannot be read, and
+        nothing else is wrong.
     MountTimeoutError
         Nothing came for as long as the home's limit says.
     OSError
         The mount fails.
     """
     faults: dict[str, str] = {}
+    unread: dict[str, str] = {}
 
     def check(file: StoredFile, cancel: Cancel, moved: Moved) -> None:
-        fault = _fault(directory, file, content, cancel, moved)
+        try:
+            fault = _fault(directory, file, content, cancel, moved)
+        except OSError as error:
+            if not is_of_one_file(error, directory):
+                raise
+            unread[file.path] = f"cannot be read: {error.strerror}"
+            return
         if fault is not None:
             faults[file.path] = fault
 
@@ -163,9 +172,10 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
         run_tasks((partial(check, file, cancel, moved) for file in contents.files), _READERS, cancel)
 
     _watched(home, f"verify checkpoint {contents.checkpoint}", check_all)
-    if faults:
-        damaged = ", ".join(f"{path} ({fault})" for path, fault in sorted(faults.items()))
-        raise CheckpointCorruptedError(f"checkpoint {contents.checkpoint} is damaged: {damaged}")
+    if faults or unread:
+        named = ", ".join(f"{path} ({fault})" for path, fault in sorted({**unread, **faults}.items()))
+        kind = CheckpointCorruptedError if faults else CheckpointUnreadableError
+        raise kind(f"checkpoint {contents.checkpoint} is damaged: {named}")
 
 
 def _fault(directory: str, file: StoredFile, content: bool, cancel: Cancel, moved: Moved) -> str | None:
@@ -179,10 +189,6 @@ def _fault(directory: str, file: StoredFile, content: bool, cancel: Cancel, move
             return "other content"
     except (FileNotFoundError, NotADirectoryError):
         return "gone"
-    except OSError as error:
-        if not is_of_one_file(error, directory):
-            raise
-        return f"cannot be read: {error.strerror}"
     return None
 
 

@@ -96,3 +96,7 @@ class AttemptEndedError(AnyStorageError, RuntimeError):
 
 class CheckpointCorruptedError(AnyStorageError, OSError):
     """The data of a checkpoint is not what was saved."""
+
+
+class CheckpointUnreadableError(CheckpointCorruptedError):
+    """Files of a checkpoint cannot be read here and now: a bad sector, or rights that this process lacks."""

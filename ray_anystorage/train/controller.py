@@ -26,6 +26,7 @@ from ray_anystorage.errors import (
     CheckpointMissingError,
     CheckpointOverwrittenError,
     CheckpointSaveError,
+    CheckpointUnreadableError,
     RunTakenOverError,
     StorageError,
 )
@@ -173,7 +174,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
 
     def _forget(self, result: Any, fault: AnyStorageError) -> None:
         self._drop(result)
-        if isinstance(fault, CheckpointMissingError):  # it may come back, and there is nothing to mark
+        if isinstance(fault, (CheckpointMissingError, CheckpointUnreadableError)):  # it may come back
             return
         try:
             quarantine(self._home, self._name(result.checkpoint), str(fault))

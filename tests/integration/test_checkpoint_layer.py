@@ -14,6 +14,7 @@ import pytest
 
 from ray_anystorage.checkpoint import restore
 from ray_anystorage.checkpoint import unreadable as unreadable_module
+from ray_anystorage.checkpoint.audit import audit
 from ray_anystorage.checkpoint.contents import Contents, assemble
 from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER, Manifest
 from ray_anystorage.checkpoint.read import commit, manifests_of, read_contents
@@ -28,6 +29,7 @@ from ray_anystorage.errors import (
     CheckpointIncompleteError,
     CheckpointMissingError,
     CheckpointOverwrittenError,
+    CheckpointUnreadableError,
     RankConflictError,
     RequestError,
     UnsavableFileError,
@@ -486,9 +488,12 @@ def test_a_file_that_cannot_be_read_is_a_fault_of_its_checkpoint_and_a_mount_tha
         return chunks_of_file(path)
 
     monkeypatch.setattr(restore, "chunks_of_file", unreadable)
-    with pytest.raises(CheckpointCorruptedError, match=rf"damaged: model\.bin \(cannot be read: {os.strerror(code)}\)"):
+    unread = rf"damaged: model\.bin \(cannot be read: {os.strerror(code)}\)"
+    with pytest.raises(CheckpointUnreadableError, match=unread):
         verify_in_place(contents, folder)
-    with pytest.raises(CheckpointCorruptedError, match=r"cannot be read: .*commit\.json"):
+    found = audit(restore.Sources(home, lambda uri: home), "checkpoint_1", folder, content=True)
+    assert (found.state, found.mark) == ("not readable", None)
+    with pytest.raises(CheckpointUnreadableError, match=r"cannot be read: .*commit\.json"):
         read_contents(BadSectors(tmp_path / "home"), "checkpoint_1")
 
     def dead(path: str) -> list[str]:

@@ -39,6 +39,7 @@ from ray_anystorage.checkpoint import node, save
 from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.read import commit_external, record_of
 from ray_anystorage.checkpoint.tree import scan
+from ray_anystorage.home.store import HomeStore
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.controller import make_manager
 from ray_anystorage.train.node import use_local_temporary_directory, verify_on_node
@@ -540,32 +541,38 @@ def test_a_node_that_does_not_see_the_home_says_so_and_blames_no_checkpoint(site
         verify_on_node(checkpoint, manager.storage)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_passed_over_though_that_cannot_be_noted(
-    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("torn", [True, False], ids=["torn", "bad sector"])
+def test_a_checkpoint_that_is_not_good_is_passed_over_also_where_that_is_not_noted(
+    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, torn: bool
 ) -> None:
-    home = Home("sectors", PosixStore(str(site / "cluster" / "sectors")), None, site / "scratch")
+    """Of what cannot be read nothing is noted: it may be good later."""
+    root = site / "cluster" / "sectors"
+    home = Home("sectors", PosixStore(str(root)), None, site / "scratch")
     for name in ("one", "two"):
         home.save(name)
     home.snapshot("one", "two")
-    manager, read_range, write_small = manager_of("sectors"), PosixStore.read_range, PosixStore.write_small
-
-    def fail_for(name: str, key: str) -> None:
-        if key == f"two/.anystorage/{name}":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), key)
+    manager, read_range, write_small = manager_of("sectors"), PosixStore.read_range, HomeStore.write_small
+    record = root / "two" / ".anystorage" / "commit.json"
 
     def read_badly(store: PosixStore, key: str, offset: int, into: memoryview) -> None:
-        fail_for("commit.json", key)
+        if store.path(key) == str(record):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), key)
         read_range(store, key, offset, into)
 
-    def write_badly(store: PosixStore, key: str, data: Any) -> str | None:
-        fail_for("damaged.json", key)
+    def write_badly(store: HomeStore, key: str, data: Any) -> str | None:
+        if key.endswith("/damaged.json"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), key)
         return write_small(store, key, data)
 
-    monkeypatch.setattr(PosixStore, "read_range", read_badly)
-    monkeypatch.setattr(PosixStore, "write_small", write_badly)
+    if torn:
+        record.write_bytes(record.read_bytes()[:-1])
+        monkeypatch.setattr(HomeStore, "write_small", write_badly)
+    else:
+        monkeypatch.setattr(PosixStore, "read_range", read_badly)
     manager._choose([])
     assert Path(manager.latest_checkpoint_result.checkpoint.path).name == "one"
-    assert "that two is not good could not be noted" in caplog.text
+    assert ("that two is not good could not be noted" in caplog.text) is torn
+    assert not (root / "two" / ".anystorage" / "damaged.json").exists()
 
 
 def test_a_relaxed_report_holds_what_the_ranks_that_reported_saved(site: Path) -> None:
