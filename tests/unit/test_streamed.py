@@ -21,6 +21,7 @@ from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Outgoing, split
 from ray_anystorage.transfer.object_store import MemoryStore
 from ray_anystorage.transfer.streamed import EARLY_BYTES, StreamedUpload
+from tests.harness.waiting import wait_until
 
 PARTS = 30
 
@@ -127,7 +128,7 @@ def test_who_waits_for_a_part_that_fails_ends(monkeypatch: pytest.MonkeyPatch, l
     slow_start(monkeypatch, hold)
     with pytest.raises(SourceChangedError):
         upload(store, [large], budget=Budget(first_requests=64))
-    assert transfer_threads() == []
+    wait_until(lambda: not transfer_threads(), 30, "no thread of the transfer is left")
 
 
 def test_an_upload_that_obstore_gave_up_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, large: Outgoing) -> None:
