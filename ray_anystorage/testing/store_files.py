@@ -50,4 +50,5 @@ def leftovers(root: Path) -> list[str]:
 
 def transfer_threads() -> list[str]:
     """Names of the engine's threads that are alive."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("anystorage-")]
+    names = ("anystorage-transfer", "anystorage-streamed")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
