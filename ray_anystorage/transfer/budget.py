@@ -11,6 +11,7 @@ from ray_anystorage.errors import TransferCancelledError
 from ray_anystorage.transfer.pace import Pace
 
 _TICK = 0.1  # seconds between looks at the cancel flag while waiting for something else
+_COMPLAIN_EVERY = 60.0  # seconds
 
 
 class Cancel:
@@ -69,6 +70,7 @@ class Budget:
         self._pace = Pace(first_requests, requests)
         self._condition = threading.Condition()
         self._running = 0
+        self._silent_until = 0.0
         self._started = self._cut_at = 0  # requests ever started, and how many had been at the last cut
         self._borrowed_bytes = 0
         self._free: list[bytearray] = []
@@ -149,6 +151,15 @@ class Budget:
         """Count one failed attempt."""
         with self._condition:
             self.retries += 1
+
+    def may_complain(self) -> bool:
+        """True once a minute: where many requests fail side by side, one of them says so."""
+        with self._condition:
+            now = time.monotonic()
+            may = now >= self._silent_until
+            if may:
+                self._silent_until = now + _COMPLAIN_EVERY
+            return may
 
     def _shrink_to(self, idle_bytes: int) -> None:
         while self._free and sum(map(len, self._free)) > idle_bytes:

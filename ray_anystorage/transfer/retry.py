@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import TypeVar
 
 from ray_anystorage.errors import StorageError, StoreUnavailableError
 from ray_anystorage.transfer.budget import Budget, Cancel
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -51,6 +54,8 @@ class Patience:
         At most so many.
     longest_asked
         Seconds that a store may ask to be left alone for; what it asks beyond them is not heeded.
+    complain_after
+        Seconds since the first attempt after which a warning says that a request fails.
     """
 
     first_delay: float = 0.05
@@ -58,6 +63,7 @@ class Patience:
     give_up_after: float = 300.0
     attempts: int = 1000
     longest_asked: float = 60.0
+    complain_after: float = 10.0
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
@@ -90,9 +96,22 @@ def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patie
             seconds = time.monotonic() - began
             if failures == patience.attempts or seconds > patience.give_up_after:
                 raise _given_up(transient, failures, seconds) from transient
+            if seconds >= patience.complain_after and budget.may_complain():
+                _complain(transient.problem, seconds, patience.give_up_after)
             wait = patience.wait(failures, transient.retry_after)
         cancel.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def _complain(problem: StorageError, seconds: float, limit: float) -> None:
+    logger.warning(
+        "%s storage %s: %s; requests have failed for %.0f s, and are tried again for up to %.0f s",
+        problem.tier,
+        problem.place,
+        problem.reason,
+        seconds,
+        limit,
+    )
 
 
 def _given_up(transient: Transient, attempts: int, seconds: float) -> StorageError:

@@ -23,6 +23,22 @@ def transient(*, throttled: bool = False) -> Transient:
     return Transient(problem, throttled=throttled)
 
 
+def test_of_requests_that_fail_for_long_one_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    budget = Budget()
+
+    def request() -> None:
+        raise transient()
+
+    for complain_after, expected in ((60.0, 0), (0.0, 1)):
+        patience = Patience(first_delay=0.0, longest_delay=0.0, attempts=20, complain_after=complain_after)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError):
+                persist(request, budget, Cancel(), patience)
+        said = [record.message for record in caplog.records]
+        assert len(said) == expected
+    assert said[0].startswith("artifact storage s3://b/k: busy; requests have failed for 0 s")
+
+
 def run_one(budget: Budget, error: Exception | None = None) -> None:
     def request() -> None:
         if error is not None:
