@@ -180,7 +180,7 @@ def test_a_mount_that_stalls_in_the_middle_of_the_data_is_left_for_the_bucket(
 ) -> None:
     source = source_of(tmp_path / "source", {f"shard-{i:03}": 300_000 for i in range(150)})
     with fuse(s3_server, tmp_path / "fuse") as mount, no_thread_stays():
-        home = home_on(mount.directory, call_timeout=1.5)
+        home = home_on(mount.directory, call_timeout=4.0)
         folder = Path(home.root, NAME)
 
         def wake(method: str, path: str) -> Fault | None:
@@ -256,7 +256,7 @@ def test_a_damaged_record_of_the_last_checkpoint_keeps_nobody_from_saving(
 def test_reading_a_mount_that_hangs_ends_within_its_limit(tmp_path: Path, s3_server: S3Server) -> None:
     source = source_of(tmp_path / "source", {"a.bin": 100_000, "b.bin": 100_000})
     with fuse(s3_server, tmp_path / "fuse") as mount, no_thread_stays():
-        home = home_on(mount.directory, call_timeout=1.0)
+        home = home_on(mount.directory, call_timeout=3.0)
         save(home, scan(str(source)), Part(NAME, "a1", 0, 1))
         commit(home, NAME, "a1")
         contents = read_contents(home, NAME)
@@ -275,7 +275,7 @@ def test_reading_a_mount_that_hangs_ends_within_its_limit(tmp_path: Path, s3_ser
 def test_verify_says_of_a_mount_that_hangs_in_the_middle_that_it_cannot_be_read(
     site: Site, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    site.environment.setenv("RAY_ANYSTORAGE_CALL_TIMEOUT", "1")
+    site.environment.setenv("RAY_ANYSTORAGE_CALL_TIMEOUT", "4")
     site.cluster.rmdir()
     with faulty_proxy(s3_server.endpoint) as proxy, fuse(s3_server, site.cluster) as mount:
         site.environment.setenv("RAY_ANYSTORAGE_ENDPOINT", proxy.endpoint)
@@ -302,7 +302,7 @@ def test_verify_says_of_a_mount_that_hangs_in_the_middle_that_it_cannot_be_read(
         assert done.exit_code == 1, done.output
         (finding,) = json.loads(done.stdout)["checkpoints"]
         assert finding["state"] == "not readable"
-        assert "moved no bytes for 1 s" in finding["reason"]
+        assert "moved no bytes for 4 s" in finding["reason"]
         assert finding["mark"] is None, "a mount that hangs says nothing about the data"
         again = CliRunner().invoke(main, ["verify", home.store.uri, "--json"])
         assert (again.exit_code, json.loads(again.stdout)["totals"]["ok"]) == (0, 1), again.output

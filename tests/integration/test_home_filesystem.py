@@ -151,7 +151,7 @@ def test_deleting_and_listing_are_those_of_pyarrow(tmp_path: Path) -> None:
 
 def test_a_hung_mount_is_an_error_within_the_limit(tmp_path: Path, s3_server: S3Server) -> None:
     with fuse(s3_server, tmp_path / "fuse") as mount:
-        home = filesystem(mount.directory, call_timeout=1.0)
+        home = filesystem(mount.directory, call_timeout=3.0)
         prepare_home(filesystem(mount.directory))
         mount.hang()
         start = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_mount_that_hangs_during_a_write_lets_go_in_time_and_what_wakes_up_lat
     tmp_path: Path, s3_server: S3Server
 ) -> None:
     with fuse(s3_server, tmp_path / "fuse") as mount:
-        home = filesystem(mount.directory, call_timeout=1.0)
+        home = filesystem(mount.directory, call_timeout=3.0)
         prepare_home(filesystem(mount.directory))
         write(home, SNAPSHOT, b"old")
         stream = home.open_output_stream(f"{home.recipe.home}/{SNAPSHOT}")
