@@ -157,7 +157,7 @@ def test_a_hung_mount_is_an_error_within_the_limit(tmp_path: Path, s3_server: S3
         start = time.monotonic()
         with pytest.raises(MountTimeoutError, match="3 s") as raised:
             write(home, SNAPSHOT, b"lost")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
         assert isinstance(raised.value, TimeoutError)
         assert str(mount.directory) in str(raised.value)
         mount.resume()
@@ -176,7 +176,7 @@ def test_a_mount_that_hangs_during_a_write_lets_go_in_time_and_what_wakes_up_lat
         start = time.monotonic()
         with pytest.raises(MountTimeoutError), stream:
             stream.close()
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
         mount.resume()
         write(home, SNAPSHOT, b"newer")
         _wait_for_threads("anystorage write")
