@@ -28,6 +28,9 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "AWS_EC2_METADATA_DISABLED": "true",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers that nobody asked for take the CPU from those that somebody waits for.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 os.environ.update(QUIET)  # Ray reads some of them when it is imported, and this is imported before it
 

@@ -235,6 +235,7 @@ def test_recipes_travel_without_secrets_and_open_anywhere(box: Box) -> None:
     assert box.keys() == ["large", "small", "state"]
 
 
+@pytest.mark.soak
 @pytest.mark.needs_ray
 def test_a_train_run_with_a_sas_of_the_container(ray_cluster: RayCluster, box: Box, tmp_path: Path) -> None:
     signed = sas(box.azurite, box.name)

@@ -68,9 +68,8 @@ class Run(NamedTuple):
     driver: subprocess.Popen[bytes]
 
 
-@pytest.mark.parametrize(
-    "kills", [2, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["two", "fifty"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.timeout(1800))], ids=["two", "fifty"])
 def test_the_run_resumes_after_every_kill_of_its_controller(
     ray_cluster: RayCluster, tmp_path: Path, kills: int
 ) -> None:

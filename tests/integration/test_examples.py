@@ -39,6 +39,7 @@ def checkpoints_of(run: str, file: str, site: dict[str, str]) -> list[Path]:
     return sorted(path.parent for path in home.glob(f"checkpoint_*/{file}"))
 
 
+@pytest.mark.soak
 def test_the_plain_loop_trains_and_a_second_start_goes_on(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     accuracy, last = run_example(ray_cluster, "plain_loop.py", site)
     assert accuracy > 0.85

@@ -81,6 +81,7 @@ def test_the_policy_of_these_tests_refuses_what_stock_pyarrow_asks(
     assert narrow.refused
 
 
+@pytest.mark.soak
 @pytest.mark.needs_ray
 def test_train_runs_with_rights_to_one_folder_behind_a_private_authority_and_encrypted(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, tmp_path: Path

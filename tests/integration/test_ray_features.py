@@ -253,6 +253,7 @@ def removing(config: dict[str, Any]) -> None:
             shutil.rmtree(Path(config["home"], "epoch-2"))
 
 
+@pytest.mark.soak
 def test_a_checkpoint_that_somebody_removed_does_not_end_the_run(site: Path, s3_server: S3Server, bucket: str) -> None:
     home = site / "cluster" / "removed"
     result = fit(removing, "removed", loop={"home": str(home)}, checkpoint_config=CheckpointConfig(num_to_keep=2))
@@ -295,6 +296,7 @@ def cut_off(config: dict[str, Any]) -> None:
             earlier.persist_current_checkpoint(Checkpoint.from_directory(directory), "epoch-1")
 
 
+@pytest.mark.soak
 def test_a_worker_that_outlived_its_group_writes_over_nothing(site: Path) -> None:
     loop = {"kept": str(site / "kept")}
     result = fit(cut_off, "outlived", loop=loop, failure_config=FailureConfig(max_failures=1))
@@ -327,6 +329,7 @@ def hurrying(config: dict[str, Any]) -> None:
     report(2, {"data": b"second"}, checkpoint_dir_name="latest")
 
 
+@pytest.mark.soak
 def test_a_report_that_was_written_over_before_it_counted_is_passed_over(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

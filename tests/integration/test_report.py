@@ -100,7 +100,7 @@ def rewriting(config: dict[str, Any]) -> None:
     Path(config["reported"]).touch()
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_reports_return_at_once_and_saves_keep_their_order_and_their_bytes(site: Path, keep: bool) -> None:
     reported = site / "reported"
     config = anystorage.run_config("order", callbacks=[Gate(reported.exists)])
@@ -126,7 +126,9 @@ def reporting_again(config: dict[str, Any]) -> None:
             assert Path(directory, "part", "weights").exists(), "the stored checkpoint was taken"
 
 
-@pytest.mark.parametrize("share", ["0.5", "0"], ids=["in the cache", "in the home"])
+@pytest.mark.parametrize(
+    "share", [pytest.param("0.5", id="in the cache"), pytest.param("0", id="in the home", marks=pytest.mark.soak)]
+)
 def test_a_restored_checkpoint_that_is_reported_stays_where_it_is(
     site: Path, monkeypatch: pytest.MonkeyPatch, share: str
 ) -> None:

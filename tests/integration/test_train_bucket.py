@@ -111,6 +111,7 @@ def test_without_the_injection_the_run_fails(
     assert "BucketCredentialsError" in output, output[-3000:]
 
 
+@pytest.mark.soak
 def test_a_profile_travels_by_name_and_no_secret_travels_at_all(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str, site: dict[str, str], tmp_path: Path
 ) -> None:

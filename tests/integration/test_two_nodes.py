@@ -57,6 +57,7 @@ finally:
 """
 
 
+@pytest.mark.soak
 def test_two_nodes(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     env = clean_environment({"HOME": str(tmp_path), "RAY_TMPDIR": "/tmp"})
