@@ -83,16 +83,18 @@ def is_below(path: str, directory: str) -> bool:
 
 def _copy(source: str, target: str) -> None:
     with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
-        size = os.fstat(reader.fileno()).st_size
-        copy_content(reader.fileno(), writer.fileno(), size)
-        if (copied := os.fstat(writer.fileno()).st_size) < size:
+        try:
+            copy_content(reader.fileno(), writer.fileno(), os.fstat(reader.fileno()).st_size)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
             raise SourceChangedError(
-                f"the file ended at byte {copied} while it was copied, and had {size} bytes before",
+                error.strerror,
                 tier="local",
                 place=source,
                 tried=f"copy it to {target}",
                 remedy="write checkpoint files before they are reported, and leave them alone until then",
-            )
+            ) from error
 
 
 def _works_in(directory: str) -> bool:

@@ -44,12 +44,15 @@ def copy_content(source: int, target: int, size: int) -> None:
     Raises
     ------
     OSError
-        The one cannot be read, or the other not be written.
+        The one cannot be read, or the other not be written; ``ENODATA`` where it ends before ``size``.
     """
     copied = 0
     if size == os.fstat(source).st_size and reflink(source, target):
         return
-    while copied < size and (count := _copy_range(source, target, size - copied, copied)):
+    while copied < size:
+        count = _copy_range(source, target, size - copied, copied)
+        if count == 0:
+            raise OSError(errno.ENODATA, f"the file ended at byte {copied} while it was copied, of {size} before")
         copied += count
 
 
@@ -81,10 +84,12 @@ def can_reflink(folder: str) -> bool:
 
 def _copy_range(source: int, target: int, size: int, offset: int) -> int:
     try:
-        return os.copy_file_range(source, target, size, offset, offset)
+        if count := os.copy_file_range(source, target, size, offset, offset):
+            return count
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
+    # Some file systems have the kernel copy nothing, and say so without an error.
     return os.pwrite(target, os.pread(source, min(size, _STEP_BYTES), offset), offset)
 
 
