@@ -34,8 +34,8 @@ def route(own: int, known: int, *, threshold: int, free: int | None, can_spill: 
     own
         Bytes of this rank's part.
     known
-        Bytes of the whole checkpoint as far as this rank can know: its own part and those of ranks that were faster, or
-        the size of the one before.
+        Bytes of the whole checkpoint as far as this rank can know: its own part and those of ranks that began before
+        it, or the size of the one before. So what all ranks together store inline is never over the threshold.
     threshold
         Bytes above which a checkpoint belongs in the bucket.
     free

@@ -16,7 +16,7 @@ from ray_anystorage.checkpoint.manifest import (
     manifest_attempt,
     manifest_rank,
 )
-from ray_anystorage.checkpoint.marks import begun_attempt, earlier_marks, mark_name
+from ray_anystorage.checkpoint.marks import Mark, marks_in, read_mark
 from ray_anystorage.checkpoint.read import whole_manifests_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD
 from ray_anystorage.checkpoint.small_files import names_below, patiently, write
@@ -51,7 +51,7 @@ class Begun:
     Attributes
     ----------
     others
-        Bytes that other ranks of this attempt have stored by now.
+        Bytes of the parts that other ranks had begun to save for the same report.
     former
         This rank's manifests of other attempts at the same name; they are gone from the home, their data may still be
         of use.
@@ -61,11 +61,16 @@ class Begun:
     former: tuple[Manifest, ...]
 
 
-def begin(home: Store, part: Part) -> Begun:
+def begin(home: Store, part: Part, size: int = 0) -> Begun:
     """Mark the checkpoint as one that is being saved, so that what a crash leaves is known as garbage.
 
-    A name that is used again loses its record and the manifests of other attempts first: from here on what it held is
+    A name that is used again then loses its record and the manifests of other attempts: from here on what it held is
     being written over.
+
+    Parameters
+    ----------
+    size
+        Bytes of the part, for the other ranks to know.
 
     Raises
     ------
@@ -73,33 +78,24 @@ def begin(home: Store, part: Part) -> Begun:
         The home cannot be read or written.
     """
     folder = f"{part.checkpoint}/{FOLDER}"
-    names = names_below(home, folder)
-    manifests = whole_manifests_of(home, part.checkpoint, _telling(part, names))
-    former = tuple(manifest for manifest in manifests if manifest.attempt != part.attempt)
+    mark = Mark(part.attempt, part.rank, part.report, size)
+    write(home, f"{folder}/{mark.name}", b"")
+    names = names_below(home, folder)  # after the mark: of two ranks that begin at once, one at least sees the other
+    former = tuple(whole_manifests_of(home, part.checkpoint, _own_former(part, names)))
     outdated = [RECORD, DAMAGED, *(name for name in names if manifest_attempt(name) not in (None, part.attempt))]
     for name in (name for name in outdated if name in names):  # the record goes before what it speaks of
         patiently(lambda name=name: home.delete([f"{folder}/{name}"]))  # type: ignore[misc]
-    write(home, f"{folder}/{mark_name(part.attempt, part.rank, part.report)}", b"")
-    if earlier := earlier_marks(names, part.attempt, part.rank, part.report):
-        patiently(lambda: home.delete([f"{folder}/{name}" for name in earlier]))
-    same = (m for m in manifests if (m.attempt, m.report) == (part.attempt, part.report))
-    return Begun(sum(manifest.size for manifest in same), former)
+    marks = marks_in(names, part.attempt)
+    own = (other for other in marks if other.rank == part.rank and other != mark)
+    if earlier := [f"{folder}/{other.name}" for other in own if other.report <= part.report]:  # the last one says all
+        patiently(lambda: home.delete(earlier))
+    return Begun(sum(m.size for m in marks if m.rank != part.rank and m.report == part.report), former)
 
 
-def _telling(part: Part, names: dict[str, int]) -> dict[str, int]:
-    """The manifests to read before a save; all of them in each rank would be their number squared.
-
-    Of this attempt those of ranks that began the same report; of what other attempts left, each rank its own.
-    """
-    telling = {}
-    for name, size in names.items():
-        attempt, rank = manifest_attempt(name), manifest_rank(name)
-        if attempt is None or rank is None:
-            continue
-        begun = rank != part.rank and mark_name(attempt, rank, part.report) in names
-        if begun if attempt == part.attempt else rank == part.rank:
-            telling[name] = size
-    return telling
+def _own_former(part: Part, names: dict[str, int]) -> dict[str, int]:
+    """This rank's manifests of other attempts; those of all ranks would be read once by each of them."""
+    attempts = {name: manifest_attempt(name) for name in names if manifest_rank(name) == part.rank}
+    return {name: names[name] for name, attempt in attempts.items() if attempt not in (None, part.attempt)}
 
 
 def store_data(
@@ -200,7 +196,8 @@ def own_name(name: str) -> bool:
 
 def mark_attempt(name: str) -> str | None:
     """The attempt that a mark or a manifest speaks of."""
-    return begun_attempt(name) or manifest_attempt(name)
+    mark = read_mark(name)
+    return mark.attempt if mark is not None else manifest_attempt(name)
 
 
 def _pointer(location: str) -> bytes:

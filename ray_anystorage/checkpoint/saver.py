@@ -117,7 +117,7 @@ class Saver:
             No place took it.
         """
         tree = scan(directory)
-        begun = begin(self.home, part)
+        begun = begin(self.home, part, tree.size)
         job = _Job(tree, part, begun.former)
         chosen = self._route(tree, begun.others)
         with self.journal.writing():

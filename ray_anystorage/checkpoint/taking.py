@@ -89,7 +89,7 @@ def _copy(source: str, target: str) -> None:
             if error.errno != errno.ENODATA:
                 raise
             raise SourceChangedError(
-                error.strerror,
+                str(error.strerror),
                 tier="local",
                 place=source,
                 tried=f"copy it to {target}",

@@ -12,6 +12,7 @@ from ray_anystorage.credentials.broker import serve_own
 from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.failures import Attempt, explain_azure
+from ray_anystorage.transfer.google_tokens import token_provider
 from ray_anystorage.transfer.object_store import NO_RETRIES, OWN_RETRIES, ObjectStore
 from ray_anystorage.transfer.s3_client import CaFileError, read_ca_file
 
@@ -95,7 +96,11 @@ def _gcs(address: BucketAddress, grant: Grant, **options: Any) -> Any:
         config = {"base_url": address.endpoint, "bearer_token": "emulator"}
     elif "GOOGLE_APPLICATION_CREDENTIALS" in variables:
         serve_own(variables)
-        config = {"application_credentials": variables["GOOGLE_APPLICATION_CREDENTIALS"]}
+        path = variables["GOOGLE_APPLICATION_CREDENTIALS"]
+        tokens = token_provider(path)
+        if tokens is not None:
+            return GCSStore(address.bucket, credential_provider=tokens, **options)
+        config = {"application_credentials": path}
     return GCSStore(address.bucket, config=config, **options)
 
 

@@ -94,7 +94,7 @@ def test_a_checkpoint_lives_its_whole_life_while_requests_fail(
 def test_uploads_that_may_not_be_listed_keep_nothing_else_from_being_swept(
     store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.write_small(f"{NAME}/.anystorage/begun-a1-0-1", b"")
+    store.write_small(f"{NAME}/.anystorage/begun-a1-0-1-0", b"")
 
     def refused(prefix: str) -> None:
         raise BucketPermissionError("no", tier="artifact", place="s3:", tried="list", remedy="ask")

@@ -17,7 +17,7 @@ Kind = Literal["kill", "EIO", "ENOSPC", "refuse", "lose"]
 # What a crash leaves is the same before and after these.
 WITHOUT_TRACE = frozenset({"fsync", "fdatasync", "sync_file_range", "flock", "open", "read", "list", "look"})
 READS = frozenset({"read", "list", "look"})
-_RANDOM = (re.compile(r"[0-9a-f]{8,}"), re.compile(r"(?<=begun-\*-)\d+-\d+"), re.compile(r"#\d+(?= \(deleted\))"))
+_RANDOM = (re.compile(r"[0-9a-f]{8,}"), re.compile(r"(?<=begun-\*-)\d+-\d+-\d+"), re.compile(r"#\d+(?= \(deleted\))"))
 
 
 def without_chance(name: str) -> str:

@@ -206,7 +206,7 @@ def saved_again(home: Home) -> None:
 
 def saved_again_in_part(home: Home) -> None:
     """A later report has its mark, and the record of the first came after it was looked for."""
-    home.store.write_small(f"{NAME}/.anystorage/begun-a1-0-2", b"")
+    home.store.write_small(f"{NAME}/.anystorage/begun-a1-0-2-0", b"")
 
 
 def deleted(home: Home) -> None:

@@ -288,17 +288,17 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_damaged(site: Site
 
 NEIGHBOURS = (
     "run-2/checkpoint_9/half.bin",
-    "run-2/checkpoint_9/.anystorage/begun-a0-0-0",
+    "run-2/checkpoint_9/.anystorage/begun-a0-0-0-0",
     "runx/checkpoint_9/half.bin",
-    "runx/checkpoint_9/.anystorage/begun-a0-0-0",
-    "checkpoint_9/.anystorage/begun-a0-0-0",
-    ".anystorage/begun-a0-0-0",
+    "runx/checkpoint_9/.anystorage/begun-a0-0-0-0",
+    "checkpoint_9/.anystorage/begun-a0-0-0-0",
+    ".anystorage/begun-a0-0-0-0",
 )
 OWN_THINGS = (
     "run/notes.txt",
     "run/.anystorage-notes",
     "run/exports/model.bin",
-    "run/exports/checkpoint_9/.anystorage/begun-a0-0-0",
+    "run/exports/checkpoint_9/.anystorage/begun-a0-0-0-0",
     "run/checkpoint_stock/model.bin",
     "run/checkpoint_good/.anystorage-notes",
     "run/checkpoint_mine/.anystorage/todo.txt",
