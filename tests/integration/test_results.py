@@ -98,6 +98,45 @@ def test_a_damaged_checkpoint_raises_when_it_is_opened(site: Site) -> None:
         pass
 
 
+def test_size_alone_is_compared_where_that_is_asked_for(site: Site) -> None:
+    """It finds what is gone or cut short, and no flipped bit."""
+    home = site.on_mount()
+    for name in ("flipped", "cut"):
+        home.save(name)
+    home.snapshot("flipped", "cut")
+    flipped, cut = (site.cluster / "run" / name / "rank-0.bin" for name in ("flipped", "cut"))
+    flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (one, _), (two, _) = anystorage.results(home.store.uri).best_checkpoints or ()
+    with one.as_directory(verify="size") as directory:
+        assert Path(directory, "rank-0.bin").read_bytes() != home.saved["flipped"]["rank-0.bin"]
+    with pytest.raises(errors.CheckpointCorruptedError), two.as_directory(verify="size"):
+        pass
+    with pytest.raises(errors.RequestError, match="verify='none'"), one.as_directory(verify="none"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["mount", "bucket"])
+def test_stock_ray_and_this_package_read_what_the_other_stored(
+    site: Site, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = site.on_mount() if place == "mount" else site.in_bucket()
+    home.save("checkpoint_1", ranks=2)
+    home.snapshot("checkpoint_1")
+    opened = anystorage.Checkpoint(f"{home.store.uri}/checkpoint_1")
+    stock = ray.train.Checkpoint(opened.path, filesystem=opened.filesystem)
+    with stock.as_directory() as directory:
+        for name, content in home.saved["checkpoint_1"].items():
+            assert Path(directory, name).read_bytes() == content
+    for name, content in home.saved["checkpoint_1"].items():
+        home.store.write_small(f"theirs/{name}", content)
+    assert "can be verified" not in caplog.text
+    theirs = anystorage.Checkpoint(f"{home.store.uri}/theirs")
+    assert files_of(theirs) == home.saved["checkpoint_1"]
+    assert not theirs.contents().verifiable
+    assert "was not stored by ray_anystorage: only that its files are there can be verified" in caplog.text
+
+
 def test_what_stands_in_the_way_is_said(site: Site) -> None:
     with pytest.raises(errors.RunMissingError, match="there is no run 'none'"):
         anystorage.results("none")
