@@ -282,6 +282,18 @@ def test_a_worker_of_a_run_that_was_taken_over_writes_over_nothing(site: Path) -
     assert not (home / "epoch-2" / "n").exists()
 
 
+def conflicting(config: dict[str, Any]) -> None:
+    """Two ranks, one file name, two contents."""
+    report(1, {"model": str(ray.train.get_context().get_world_rank()).encode()}, checkpoint_dir_name="epoch-1")
+
+
+@pytest.mark.soak
+def test_two_contents_under_one_name_fail_the_report(site: Path) -> None:
+    with pytest.raises(ray.train.ControllerError, match=r"ranks 0 and 1 .*'model'"):
+        fit(conflicting, "conflicting", workers=2)
+    assert record_of(PosixStore(str(site / "cluster" / "conflicting")), "epoch-1") is None
+
+
 def cut_off(config: dict[str, Any]) -> None:
     """Fail once; then save under the name in use as a worker of the first group would that has not heard of its end."""
     kept = Path(config["kept"])
