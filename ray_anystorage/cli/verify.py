@@ -64,7 +64,9 @@ def _findings(run: Run, only: str | None, *, content: bool) -> Iterator[Finding]
         opened = run.origin(name).opened(home)
         with working(f"Verifying {name}"):
             finding = audit(opened.sources, name, opened.folder, content=content)
-        if only is None and not finding.good and name not in _known(home):
+        # Not where it could not be read: a mount that hangs would not answer this either.
+        bad = not finding.good and finding.state != "not readable"
+        if only is None and bad and name not in _known(home):
             finding = replace(finding, state="deleted meanwhile", reason="the run deleted it meanwhile", mark=None)
         yield finding
 
