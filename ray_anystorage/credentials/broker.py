@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import secrets
 import socket
 import threading
@@ -171,7 +172,7 @@ class Broker:
         logger.warning(
             "the credentials of this job's runs could not be renewed: %s; they %s, the next try is in %.0f s",
             said,
-            f"hold for another {left:.0f} s" if left > 0 else "have expired",
+            _holding(left),
             wait,
         )
         if left <= 0:
@@ -188,6 +189,12 @@ def _taken(take: Take, lease: Lease) -> bool:
         logger.warning("renewed credentials could not be handed on, which is tried again: %s", said)
         return False
     return True
+
+
+def _holding(left: float) -> str:
+    if math.isinf(left):
+        return "hold without an end"
+    return f"hold for another {left:.0f} s" if left > 0 else "have expired"
 
 
 _brokers: dict[Hashable, Broker] = {}
