@@ -12,7 +12,7 @@ demo: $(VENV)/.installed-demo
 
 # Two processes, each with a Ray cluster and an S3 server of its own: tests mostly wait, for kills, limits and starts.
 test: lint .azurite/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -272,6 +272,7 @@ def taken_over(config: dict[str, Any]) -> None:
     report(2, {"n": b"2"}, checkpoint_dir_name="epoch-2")
 
 
+@pytest.mark.soak
 def test_a_worker_of_a_run_that_was_taken_over_writes_over_nothing(site: Path) -> None:
     home = site / "cluster" / "taken"
     with pytest.raises(Exception, match="another controller started the run"):

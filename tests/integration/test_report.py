@@ -126,9 +126,8 @@ def reporting_again(config: dict[str, Any]) -> None:
             assert Path(directory, "part", "weights").exists(), "the stored checkpoint was taken"
 
 
-@pytest.mark.parametrize(
-    "share", [pytest.param("0.5", id="in the cache"), pytest.param("0", id="in the home", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("share", ["0.5", "0"], ids=["in the cache", "in the home"])
 def test_a_restored_checkpoint_that_is_reported_stays_where_it_is(
     site: Path, monkeypatch: pytest.MonkeyPatch, share: str
 ) -> None:

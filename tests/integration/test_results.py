@@ -152,6 +152,7 @@ def test_what_stands_in_the_way_is_said(site: Site) -> None:
         anystorage.results(home.store.uri)
 
 
+@pytest.mark.soak
 @pytest.mark.needs_ray
 def test_the_results_of_a_real_run(ray_cluster: RayCluster, site: Site) -> None:
     settings = settings_of(site.root, site.server, site.bucket)

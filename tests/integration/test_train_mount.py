@@ -182,6 +182,7 @@ def logs() -> None:
     Path(directory, "events").write_text(directory)
 
 
+@pytest.mark.soak
 def test_artifacts_lie_on_cluster_storage_under_the_runs_name(site: Path) -> None:
     DataParallelTrainer(
         logs, scaling_config=ScalingConfig(num_workers=1), run_config=anystorage.run_config("logs")
