@@ -26,13 +26,21 @@ from ray_anystorage.errors import (
     UnsupportedStoreError,
 )
 from ray_anystorage.policy import Request, StoragePlan, decide
-from ray_anystorage.settings import LOCAL_VARIABLE, PREFIX, Settings, process_environment, read_settings
+from ray_anystorage.settings import (
+    DEFAULT_PROBE_TIMEOUT,
+    LOCAL_VARIABLE,
+    PREFIX,
+    Settings,
+    process_environment,
+    read_settings,
+)
 from ray_anystorage.transfer.listing import list_keys
 from ray_anystorage.units import sentence
 
 logger = logging.getLogger(__name__)
 
-# Seconds. A run that cannot start says so in under ten, also when a mount hangs and the bucket is silent.
+# Seconds. A run that cannot start says so in under ten, also when a mount hangs and the bucket is silent. Where the
+# probe timeout was set to another value, the bucket's limits grow or shrink with it.
 _SEARCH_TIMEOUT = 4.5
 _CHECK_TIMEOUT = 8.0
 _SPILL_CHECK_UNTIL = 8.0  # since the beginning; cleaning up after it may take 1.5 more
@@ -123,10 +131,9 @@ def _with_bucket(
     )
     if name is None:
         return Survey(environment, settings, name, grant)
+    limit = _scaled(_SEARCH_TIMEOUT, settings)
     try:
-        home = find_bucket_home(
-            name, address, lambda prefix: list_keys(address, grant, prefix, timeout=_SEARCH_TIMEOUT)
-        )
+        home = find_bucket_home(name, address, lambda prefix: list_keys(address, grant, prefix, timeout=limit))
     except StorageError as error:
         notes = (*environment.notes, *_not_searched(name, error.reason))
         return Survey(replace(environment, bucket_obstacle=error.reason, notes=notes), settings, name, grant, error)
@@ -202,7 +209,7 @@ def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
     if found.obstacle is not None:
         raise found.obstacle
     if found.grant is not None:
-        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=_CHECK_TIMEOUT))
+        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=_scaled(_CHECK_TIMEOUT, found.settings)))
         if problem is not None:
             raise problem.error()
 
@@ -217,7 +224,7 @@ def _spill_obstacle(
     other = sorted(name for name, value in found.grant.all_env_vars().items() if said.get(name, value) != value)
     if other:
         return f"worker_runtime_env says another {' and another '.join(other)} than the bucket needs"
-    timeout = max(_SPILL_CHECK_LEAST, _SPILL_CHECK_UNTIL - elapsed)
+    timeout = max(_SPILL_CHECK_LEAST, _scaled(_SPILL_CHECK_UNTIL, found.settings) - elapsed)
     problem = first_problem(check_bucket(plan.spill, found.grant, timeout=timeout))
     return f"{problem.reason.rstrip('.')}; what to do: {problem.remedy}" if problem else None
 
@@ -284,3 +291,7 @@ def site_variables(roots: Mapping[Tier, str | None]) -> tuple[tuple[str, str], .
     said.pop(LOCAL_VARIABLE, None)
     said |= {f"{PREFIX}{tier.upper()}_STORAGE": root for tier, root in roots.items() if root and tier != "local"}
     return tuple(sorted(said.items()))
+
+
+def _scaled(limit: float, settings: Settings) -> float:
+    return limit * settings.probe_timeout / DEFAULT_PROBE_TIMEOUT

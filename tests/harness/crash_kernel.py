@@ -179,7 +179,7 @@ _numbered_calls = _numbered()
 def _ended_meanwhile() -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:  # the caller was killed while it waited
+    except (FileNotFoundError, ProcessLookupError):  # the caller was killed while it waited
         return
 
 

@@ -78,6 +78,7 @@ def site(
         "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/artifacts",
         "RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
         "RAY_ANYSTORAGE_THRESHOLD": "100kB",
         "AWS_ACCESS_KEY_ID": s3_server.access_key,

@@ -59,6 +59,7 @@ def test_in_a_bucket_without_a_secret_in_tunes_own_state(
         "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/folder",
         "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "AWS_ACCESS_KEY_ID": s3_server.access_key,
         "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
     }
