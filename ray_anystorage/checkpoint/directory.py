@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from ray_anystorage.checkpoint.contents import Contents
 from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER
-from ray_anystorage.home.store import HomeStore
+from ray_anystorage.home.store import watched
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.store import Store
 
@@ -25,23 +26,14 @@ def has_others(contents: Contents, directory: str, home: Store | None = None) ->
     MountTimeoutError
         The home is on a mount that does not answer.
     """
-    if not isinstance(home, HomeStore):
-        return _has_others(contents, directory, lambda: None)
-
-    def look(cancel: Cancel, moved: Callable[[int], None]) -> bool:
-        def step() -> None:
-            cancel.check()
-            moved(0)
-
-        return _has_others(contents, directory, step)
-
-    return home.watched(look, f"list {directory}")
+    return watched(home, partial(_has_others, contents, directory), f"list {directory}")
 
 
-def _has_others(contents: Contents, directory: str, step: Callable[[], None]) -> bool:
+def _has_others(contents: Contents, directory: str, cancel: Cancel, moved: Callable[[int], None]) -> bool:
     known = {file.path for file in contents.files} | {METADATA, POINTER}
     for folder, folders, names in os.walk(directory):
-        step()
+        cancel.check()
+        moved(0)
         below = "" if folder == directory else f"{os.path.relpath(folder, directory)}/"
         if not below and FOLDER in folders:
             folders.remove(FOLDER)

@@ -19,7 +19,7 @@ from ray_anystorage.errors import (
     RequestError,
     ShortReadError,
 )
-from ray_anystorage.home.store import HomeStore
+from ray_anystorage.home.store import watched
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file, file_digest
 from ray_anystorage.transfer.engine import download
@@ -78,7 +78,7 @@ def fetch(sources: Sources, contents: Contents, target: str) -> None:
 
     def act(store: Store, files: Sequence[Incoming]) -> None:
         what = f"fetch checkpoint {contents.checkpoint}"
-        _watched(store, what, lambda cancel, moved: download(store, files, cancel=cancel, on_progress=moved))
+        watched(store, lambda cancel, moved: download(store, files, cancel=cancel, on_progress=moved), what)
 
     _each_location(sources, contents, target, act)
 
@@ -102,17 +102,9 @@ def verify_stored(sources: Sources, contents: Contents) -> None:
 
     def act(store: Store, files: Sequence[Incoming]) -> None:
         what = f"verify checkpoint {contents.checkpoint}"
-        _watched(store, what, lambda cancel, moved: verify(store, files, cancel=cancel, on_progress=moved))
+        watched(store, lambda cancel, moved: verify(store, files, cancel=cancel, on_progress=moved), what)
 
     _each_location(sources, contents, "", act)
-
-
-def _watched(store: Store | None, what: str, action: Callable[[Cancel, Moved], None]) -> None:
-    """Run an action that reads from a store; given up on where that is a mount from which nothing comes any more."""
-    if isinstance(store, HomeStore):
-        store.watched(action, what)
-    else:
-        action(Cancel(), lambda _: None)
 
 
 def _each_location(
@@ -171,7 +163,7 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
     def check_all(cancel: Cancel, moved: Moved) -> None:
         run_tasks((partial(check, file, cancel, moved) for file in contents.files), _READERS, cancel)
 
-    _watched(home, f"verify checkpoint {contents.checkpoint}", check_all)
+    watched(home, check_all, f"verify checkpoint {contents.checkpoint}")
     if faults or unread:
         named = ", ".join(f"{path} ({fault})" for path, fault in sorted({**unread, **faults}.items()))
         kind = CheckpointCorruptedError if faults else CheckpointUnreadableError

@@ -81,21 +81,18 @@ def begin(home: Store, part: Part, size: int = 0) -> Begun:
     mark = Mark(part.attempt, part.rank, part.report, size)
     write(home, f"{folder}/{mark.name}", b"")
     names = names_below(home, folder)  # after the mark: of two ranks that begin at once, one at least sees the other
-    former = tuple(whole_manifests_of(home, part.checkpoint, _own_former(part, names)))
-    outdated = [RECORD, DAMAGED, *(name for name in names if manifest_attempt(name) not in (None, part.attempt))]
-    for name in (name for name in outdated if name in names):  # the record goes before what it speaks of
+    outdated = [name for name in names if manifest_attempt(name) not in (None, part.attempt)]
+    # Each rank reads its own alone: all of them would be read once by each rank.
+    own_outdated = {name: names[name] for name in outdated if manifest_rank(name) == part.rank}
+    former = tuple(whole_manifests_of(home, part.checkpoint, own_outdated))
+    # The record goes before what it speaks of.
+    for name in (name for name in (RECORD, DAMAGED, *outdated) if name in names):
         patiently(lambda name=name: home.delete([f"{folder}/{name}"]))  # type: ignore[misc]
     marks = marks_in(names, part.attempt)
     own = (other for other in marks if other.rank == part.rank and other != mark)
     if earlier := [f"{folder}/{other.name}" for other in own if other.report <= part.report]:  # the last one says all
         patiently(lambda: home.delete(earlier))
     return Begun(sum(m.size for m in marks if m.rank != part.rank and m.report == part.report), former)
-
-
-def _own_former(part: Part, names: dict[str, int]) -> dict[str, int]:
-    """This rank's manifests of other attempts; those of all ranks would be read once by each of them."""
-    attempts = {name: manifest_attempt(name) for name in names if manifest_rank(name) == part.rank}
-    return {name: names[name] for name, attempt in attempts.items() if attempt not in (None, part.attempt)}
 
 
 def store_data(

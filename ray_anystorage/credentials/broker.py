@@ -172,7 +172,7 @@ class Broker:
         logger.warning(
             "the credentials of this job's runs could not be renewed: %s; they %s, the next try is in %.0f s",
             said,
-            _holding(left),
+            _remaining(left),
             wait,
         )
         if left <= 0:
@@ -191,7 +191,7 @@ def _taken(take: Take, lease: Lease) -> bool:
     return True
 
 
-def _holding(left: float) -> str:
+def _remaining(left: float) -> str:
     if math.isinf(left):
         return "hold without an end"
     return f"hold for another {left:.0f} s" if left > 0 else "have expired"

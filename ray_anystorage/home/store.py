@@ -15,6 +15,7 @@ from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.store import Store
 
 T = TypeVar("T")
 _SMALL_BYTES = 1 << 20  # a longer read is bounded by the piece
@@ -113,6 +114,13 @@ class HomeStore(PosixStore):
             if not is_full(error) or not self.home.reserve.give_up():
                 raise
             return self.write_unless(given_up, key, data)
+
+
+def watched(store: Store | None, action: Callable[[Cancel, Callable[[int], None]], T], what: str) -> T:
+    """Run an action that reads from a store; given up on where that is a mount from which nothing comes any more."""
+    if isinstance(store, HomeStore):
+        return store.watched(action, what)
+    return action(Cancel(), lambda _: None)
 
 
 class _Watch:
