@@ -125,17 +125,20 @@ def _stage(nodes: int) -> Iterator[None]:
 
 @click.command(help=__doc__)
 @click.option("--nodes", default=4, show_default=True, help="Of the cluster.")
-@click.option("--rounds", default=5, show_default=True, help="After the first.")
+@click.option("--rounds", default=3, show_default=True, help="After the first.")
 @click.option("--places", default=",".join(_PLACES), show_default=True, help="Where the run home is.")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
 def main(nodes: int, rounds: int, places: str, results: Path) -> None:
     console = Console()
     report: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(None)}
     report["preflight"] = []
+    path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}-preflight.json"
+    results.mkdir(parents=True, exist_ok=True)
     with _stage(nodes):
         for place, per_node in itertools.product(places.split(","), _PER_NODE):
             measured = measure(place, nodes, per_node, rounds)
             report["preflight"].append(measured)
+            path.write_text(json.dumps(report, indent=1))
             console.print(
                 f"{place}, {nodes} nodes with {per_node} workers each: "
                 + ", ".join(
@@ -143,9 +146,6 @@ def main(nodes: int, rounds: int, places: str, results: Path) -> None:
                     for name, value in measured["seconds"].items()
                 )
             )
-    path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}-preflight.json"
-    results.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1))
     console.print(f"figures: {path}")
 
 

@@ -2,7 +2,8 @@
 
 Two runs, stock Ray and ours, are alive side by side and take turns in random order: ``ray.train.report`` with a
 directory and, after a restart of the run, ``Checkpoint.as_directory`` with an empty cache and with a warm one. Every
-restored byte is checked. CPU and memory are the worker's; the ceiling is the plain client's in the same round.
+restored byte is checked. CPU and memory are the worker's; the ceiling is the plain client's in the same round. Every
+file changes from round to round, so that nothing of a checkpoint can be taken from the one before.
 """
 
 from __future__ import annotations
@@ -79,8 +80,7 @@ class Match:
     def cells(self) -> Iterator[Cell]:
         """Save, restore with an empty cache, restore with a warm one."""
         write_files(self._source, self._shape)
-        sums = {name: list(value) for name, value in checksums(self._source).items()}
-        sizes = (f"{size} {name}\n" for name, (size, _) in sorted(sums.items()))
+        sizes = (f"{size} {name}\n" for name, (size, _) in sorted(checksums(self._source).items()))
         (self._stage.work / "goal.files").write_text("".join(sizes))
         try:
             with self._stage.place(self._place) as target, contextlib.ExitStack() as stack:
@@ -90,6 +90,7 @@ class Match:
                 runs = [stack.enter_context(self._run(name, target, listener)) for name in _BOTH]
                 players = self._players(listener, runs)
                 yield self._cell("report", target, players, lambda name: self._save(players[name]))
+                sums = {name: list(value) for name, value in checksums(self._source).items()}
                 yield from self._restores(target, listener, runs, players, sums)
                 for run in runs:
                     run.wait()
@@ -135,7 +136,9 @@ class Match:
             play(name)  # warm
         turns: dict[str, Callable[[], Run]] = {name: lambda name=name: play(name) for name in players}  # type: ignore[misc]
         turns[clients.PLAIN] = lambda: self._ceiling(operation, target)
-        for _ in range(self._rounds):
+        for number in range(self._rounds):
+            if operation == "report":
+                _change(self._source, number)
             order = list(turns)
             self._chance.shuffle(order)
             for name in order:
@@ -182,6 +185,14 @@ class Match:
                 raise RunFailedError(f"{error}; {name} wrote: {self._log(name).read_text()[-3000:]}") from error
             finally:
                 process.kill()
+
+
+def _change(folder: Path, number: int) -> None:
+    """Make every file another one, of the same size."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                file.write(b"%08d" % number)
 
 
 def _address() -> str:

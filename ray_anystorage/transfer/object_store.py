@@ -28,6 +28,7 @@ Self = TypeVar("Self", bound="ObjectStore")
 
 NO_RETRIES = {"max_retries": 0}
 OWN_RETRIES = {"max_retries": 20, "retry_timeout": timedelta(seconds=300)}
+LEAST_COPIED = 1 << 20  # bytes; to send fewer takes no longer than a request that copies them, and no more requests
 _MOST_COPIED = 5 << 30  # bytes, by one request that should not take minutes
 OBSTORE_FAILURES = (BaseError, OSError)  # a missing object is a built-in FileNotFoundError
 
@@ -150,8 +151,8 @@ class ObjectStore:
         return plain_etag(self._call("head", key, lambda: obstore.head(self._client, self._path(key)))["e_tag"])
 
     def copies(self, size: int) -> bool:
-        """True for what one request may copy."""
-        return size <= _MOST_COPIED
+        """True for what one request may copy, unless it is as soon sent."""
+        return LEAST_COPIED <= size <= _MOST_COPIED
 
     def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Copy on the store's own side."""

@@ -24,7 +24,7 @@ from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import PIECE_BYTES
 from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.forks import obstore_is_lost
-from ray_anystorage.transfer.object_store import plain_etag
+from ray_anystorage.transfer.object_store import LEAST_COPIED, plain_etag
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.s3_client import client_of, give, s3_session
 from ray_anystorage.transfer.s3_forked import ForkedS3
@@ -134,8 +134,8 @@ class S3Store(ForkedS3):
                 take(scratch[:count])
 
     def copies(self, size: int) -> bool:
-        """Always: what is large goes in parts."""
-        return True
+        """Whatever is not as soon sent: what is large goes in parts."""
+        return size >= LEAST_COPIED
 
     def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Copy on the store's own side; it refuses to where the source has another ETag by now."""

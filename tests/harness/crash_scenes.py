@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -154,15 +155,16 @@ def save_one(tell: Tell, storage: bytes, name: str, rank: int, ranks: int) -> No
     _twice(tell, lambda: save_part(pickle.loads(storage), name, content(name, rank), rank, ranks, report=2))
 
 
-def live(tell: Tell, recipe: StorageRecipe, name: str, save: str, keep: int) -> None:
+def live(tell: Tell, recipe: StorageRecipe, name: str, save: str, keep: int, ranks: int) -> None:
     """A controller starts, and a checkpoint is saved (under this name, with what this save holds) and reported."""
     with _telling(tell):
         life = Life.begin(recipe, keep)
         tell("began", life.resumed and os.path.basename(life.resumed.path))
         try:
-            checkpoint = _twice(tell, lambda: life.save(name, content(save, 0)))
+            parts = [partial(life.save, name, content(save, rank), rank, ranks) for rank in range(ranks)]
+            saved = [_twice(tell, part) for part in parts]
             tell("reporting", save)
-            life.report(checkpoint)
+            life.report(saved[0])
             tell("reported", save)
         finally:
             life.end()

@@ -40,24 +40,25 @@ _STORING = ("create", "write", "fsync", "rename")
 # --- a whole life of a controller -----------------------------------------------------------------
 
 
-def two_reports_and_garbage(lab: Lab, recipe: StorageRecipe) -> tuple[Any, ...]:
-    lab.result(scenes.first_report, recipe, OLD, 1, 2)
-    storage = lab.result(scenes.first_report, recipe, BEFORE, 1, 2)
-    lab.result(scenes.save_one, storage, GARBAGE, 0, 1)
-    return (recipe, NEXT, NEXT, 1)
+def life(ranks: int = 1) -> Scene:
+    """A controller's life, with something to sweep away and something to delete."""
 
+    def two_reports_and_garbage(lab: Lab, recipe: StorageRecipe) -> tuple[Any, ...]:
+        lab.result(scenes.first_report, recipe, OLD, ranks, 2)
+        storage = lab.result(scenes.first_report, recipe, BEFORE, ranks, 2)
+        lab.result(scenes.save_one, storage, GARBAGE, 0, ranks)
+        return (recipe, NEXT, NEXT, 1, ranks)
 
-def last_or_next(run: Run) -> Allowed:
-    """The checkpoint that was reported last, or the one whose report had begun."""
-    before, after = (BEFORE, whole(BEFORE)), (NEXT, whole(NEXT))
-    return [after] if "reported" in run.words else [before, after] if "reporting" in run.words else [before]
+    def last_or_next(run: Run) -> Allowed:
+        """The checkpoint that was reported last, or the one whose report had begun."""
+        before, after = (BEFORE, whole(BEFORE, ranks)), (NEXT, whole(NEXT, ranks))
+        return [after] if "reported" in run.words else [before, after] if "reporting" in run.words else [before]
 
-
-LIFE = Scene(two_reports_and_garbage, scenes.live, resumes(last_or_next))
+    return Scene(two_reports_and_garbage, scenes.live, resumes(last_or_next))
 
 
 def test_a_controller_that_is_killed_on_a_mount(ground: Ground, at_each: Callable[..., Choice]) -> None:
-    play(ground("mount"), LIFE, at_each("kill", where="mount node", of=is_kept))
+    play(ground("mount"), life(), at_each("kill", where="mount node", of=is_kept))
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,13 @@ def test_a_controller_that_is_killed_on_a_mount(ground: Ground, at_each: Callabl
 def test_a_controller_that_meets_errors_on_a_mount(
     ground: Ground, at_each: Callable[..., Choice], kind: Kind, where: str
 ) -> None:
-    play(ground("mount"), LIFE, at_each(kind, where=where))
+    play(ground("mount"), life(), at_each(kind, where=where))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("place", ["mount", "spill"])
 def test_a_controller_that_cannot_read(ground: Ground, at_each: Callable[..., Choice], place: str) -> None:
-    scene = replace(LIFE, reads=True)
+    scene = replace(life(), reads=True)
     play(ground(place), scene, at_each("EIO", where="mount", of=lambda step: step.verb in READS))
 
 
@@ -89,7 +90,23 @@ def test_a_controller_that_cannot_read(ground: Ground, at_each: Callable[..., Ch
     ],
 )
 def test_a_controller_with_a_bucket(ground: Ground, at_each: Callable[..., Choice], place: str, kinds: str) -> None:
-    play(ground(place), LIFE, at_each(kinds, where="bucket"))
+    play(ground(place), life(), at_each(kinds, where="bucket"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("place", "kind"), [("spill", "kill"), ("spill", "EIO"), ("bucket", "kill")])
+def test_a_controller_with_a_bucket_and_its_files(
+    ground: Ground, at_each: Callable[..., Choice], place: str, kind: Kind
+) -> None:
+    play(ground(place), life(), at_each(kind, where="mount node", of=is_kept))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("place", "kinds"), [("mount", "kill EIO"), ("spill", "kill EIO refuse lose"), ("bucket", "kill refuse lose")]
+)
+def test_a_controller_of_two_ranks(ground: Ground, at_each: Callable[..., Choice], place: str, kinds: str) -> None:
+    play(ground(place), life(2), at_each(kinds, where="mount bucket"))
 
 
 # --- one of two ranks -----------------------------------------------------------------------------
@@ -127,7 +144,7 @@ def test_one_of_two_ranks_with_a_bucket(ground: Ground, at_each: Callable[..., C
 
 def one_report(lab: Lab, recipe: StorageRecipe) -> tuple[Any, ...]:
     lab.result(scenes.first_report, recipe, BEFORE, 1, 1)
-    return (recipe, NEXT, NEXT, 1)
+    return (recipe, NEXT, NEXT, 1, 1)
 
 
 def is_data(step: Step) -> bool:
@@ -154,7 +171,7 @@ def named_again(*earlier: str) -> Callable[[Lab, StorageRecipe], tuple[Any, ...]
         for name in earlier:
             lab.result(scenes.first_report, recipe, name, 1, 2)
         lab.result(scenes.first_report, recipe, "best", 2, 2)
-        return (recipe, "best", "best again", 2)
+        return (recipe, "best", "best again", 2, 1)
 
     return prepare
 

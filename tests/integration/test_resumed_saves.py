@@ -29,6 +29,7 @@ from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.transfer import s3_store, s3_upload
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.files import Stored
+from ray_anystorage.transfer.object_store import LEAST_COPIED
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store
 from tests.harness.faulty_proxy import faulty_proxy
@@ -36,7 +37,7 @@ from tests.harness.mounts import free_bytes, reflinking, tmpfs
 from tests.harness.ray_cluster import RayCluster
 
 SPAWN = multiprocessing.get_context("spawn")
-LARGE, SMALL, FILES, NOTED = CHUNK_BYTES + 17, 50_000, 10, 8
+LARGE, SMALL, FILES, NOTED = CHUNK_BYTES + 17, LEAST_COPIED, 10, 8
 
 
 class Interrupted(BaseException):
@@ -245,12 +246,26 @@ def test_unchanged_files_are_copied_by_the_store_also_by_the_next_process(
     monkeypatch.setattr(s3_store, "COPY_PART_BYTES", CHUNK_BYTES)  # the large file goes in parts
     journal = spilling.journal()
     spilling.save(source, "checkpoint_1", journal=journal)
-    (source / "sub" / "5").write_bytes(b"trained on")
-    assert spilling.save(source, "checkpoint_2", journal=journal) == len(b"trained on")
+    (source / "sub" / "5").write_bytes(os.urandom(LEAST_COPIED))
+    assert spilling.save(source, "checkpoint_2", journal=journal) == LEAST_COPIED
     assert spilling.save(source, "checkpoint_3") == 0
     for name in ("checkpoint_2", "checkpoint_3"):
         assert spilling.restored(name, tmp_path / name) == content(source)
     assert {key.partition("/")[0] for key in spilling.noted()} == {"checkpoint_3"}, "the journal grows"
+
+
+def test_files_that_are_as_soon_sent_as_copied_are_sent_with_one_request_each(
+    spilling: Site, source: Path, tmp_path: Path
+) -> None:
+    for number in range(FILES):
+        (source / "sub" / str(number)).write_bytes(os.urandom(LEAST_COPIED - 1 if number else LEAST_COPIED))
+    journal, data = spilling.journal(), spilling.data()
+    spilling.save(source, "checkpoint_1", journal=journal)
+    saver = Saver(home=spilling.home, threshold=0, spill=lambda: data, journal=journal)
+    saver.save(str(source), Part("checkpoint_2", "a2", 0, 1))
+    assert data.counters.bytes_sent == (FILES - 1) * (LEAST_COPIED - 1)
+    assert data.counters.requests == FILES
+    assert spilling.restored("checkpoint_2", tmp_path / "back") == content(source)
 
 
 def test_a_mount_that_reflinks_shares_unchanged_files(cloning: Path, source: Path, tmp_path: Path) -> None:
@@ -373,7 +388,7 @@ def test_the_next_attempt_of_a_killed_worker_sends_what_is_lacking(
 ) -> None:
     from tests.harness.run_homes import settings_of  # imports Ray, which the processes to be killed do without
 
-    count, size, noted = 12, 60_000, 10
+    count, size, noted = 12, LEAST_COPIED, 10
     (tmp_path / "cluster").mkdir()
     (tmp_path / "local").mkdir()
     with faulty_proxy(s3_server.endpoint) as proxy:
