@@ -13,7 +13,7 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
-    from ray_anystorage.api import discover, plan, report, results, run_config, tune_run_config
+    from ray_anystorage.api import discover, plan, report, results, run_config, tune_experiment, tune_run_config
     from ray_anystorage.checkup import doctor
     from ray_anystorage.estimate import estimate_checkpoint_size
     from ray_anystorage.job import artifacts_dir, runtime_env
@@ -29,6 +29,7 @@ _HOME_OF = {
     "results": "api",
     "run_config": "api",
     "runtime_env": "job",
+    "tune_experiment": "api",
     "tune_run_config": "api",
     "estimate_checkpoint_size": "estimate",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "results",
     "run_config",
     "runtime_env",
+    "tune_experiment",
     "tune_run_config",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.cluster.nodes import alive_nodes
@@ -17,6 +17,8 @@ from ray_anystorage.resolve import survey
 if TYPE_CHECKING:
     import ray.train
     import ray.tune
+
+    from ray_anystorage.tune.experiment import TuneExperiment
 
 
 def discover(
@@ -173,6 +175,46 @@ def tune_run_config(
     return build_tune_run_config(
         request, credentials=credentials, nodes=alive_nodes(), roots=roots, **ray_run_config_kwargs
     )
+
+
+def tune_experiment(
+    name: str | None = None,
+    *,
+    checkpoint_size: int | str | None = None,
+    audience: Audience = "cluster",
+    tier: Tier | None = None,
+    artifact_storage: str | None = None,
+    credentials: Credentials | None = None,
+    **ray_run_config_kwargs: Any,
+) -> Callable[[Callable[..., Any]], TuneExperiment]:
+    """Decorate a function or class trainable: it stays callable; it gains ``fit``, ``tuner``, ``restore``, ``results``.
+
+    ::
+
+        @anystorage.tune_experiment("search", checkpoint_size="2GiB")
+        def train(config): ...
+
+        train.fit({"lr": tune.loguniform(1e-5, 1e-2)}, tune.TuneConfig(num_samples=50))
+
+    Run again after an interruption, ``fit`` continues, also from another machine or cluster with the same storage.
+
+    Parameters
+    ----------
+    name
+        Of the experiment; the trainable's own where ``None``.
+    checkpoint_size, audience, tier, artifact_storage, credentials, **ray_run_config_kwargs
+        As in :func:`tune_run_config`. Storage is looked at when the experiment is used, not here.
+
+    Raises
+    ------
+    RequestError
+        An argument cannot be meant.
+    """
+    from ray_anystorage.tune.experiment import Placing, TuneExperiment
+
+    request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
+    placing = Placing(request, {"artifact": artifact_storage}, credentials, ray_run_config_kwargs)
+    return lambda trainable: TuneExperiment(trainable, placing)
 
 
 def report(

@@ -12,10 +12,12 @@ from ray_anystorage.credentials.redact import MASK, shown, sounds_secret
 from ray_anystorage.environment import BucketAddress, Tier
 from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.home.store import HomeStore
 from ray_anystorage.policy.request import SPILLED
 from ray_anystorage.resolve import Resolved
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
+from ray_anystorage.transfer.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,10 @@ class StorageRecipe:
         if isinstance(self.filesystem, HomeRecipe):
             return HomeFileSystem(self.filesystem)
         return build(self.filesystem)
+
+    def open_home(self, filesystem: Any) -> Store:
+        """The run home as a store; ``filesystem`` is what :meth:`build_filesystem` gave."""
+        return HomeStore(filesystem) if isinstance(filesystem, HomeFileSystem) else self.home.open()
 
     def log_line(self) -> str:
         """Where, why, and with what credentials, in one line."""

@@ -45,7 +45,6 @@ _SEARCH_TIMEOUT = 4.5
 _CHECK_TIMEOUT = 8.0
 _SPILL_CHECK_UNTIL = 8.0  # since the beginning; cleaning up after it may take 1.5 more
 _SPILL_CHECK_LEAST = 1.0
-_NOT_ROUTED = "a Tune run keeps each of them with its trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,6 @@ def resolve(
     credentials: Credentials | None = None,
     nodes: int | None = None,
     roots: Mapping[Tier, str | None] | None = None,
-    spills: bool = True,
     runtime_env: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Make a plan and check that it holds on this node, before anything is started.
@@ -162,8 +160,6 @@ def resolve(
     ----------
     request, credentials, nodes, roots
         As in the public functions.
-    spills
-        Whether the kind of run can put checkpoints into the bucket while its home is on a mount.
     runtime_env
         The user's own, for the run's processes. What it says against the bucket keeps a run on a mount from using it.
 
@@ -176,8 +172,6 @@ def resolve(
     started = time.monotonic()
     # A name of our own making has no earlier run, so nothing is searched for it.
     found = survey(request.name, credentials=credentials, nodes=nodes, roots=roots)
-    if not spills:
-        found = _with_obstacle(found, found.environment.bucket_obstacle or _NOT_ROUTED)
     named = replace(request, name=name)
     plan = decide(found.environment, named)
     for note in found.environment.notes:

@@ -33,6 +33,10 @@ class RunMissingError(RequestError, LookupError):
     """There is no run of this name, or none at this path."""
 
 
+class ExperimentMissingError(RunMissingError):
+    """There is no experiment of this name to continue."""
+
+
 class OutsideArtifactFolderError(RequestError):
     """A key in the platform's bucket lies outside the artifact folder."""
 

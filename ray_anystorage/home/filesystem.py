@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -53,16 +54,22 @@ class HomeRecipe:
 
 
 class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
-    """The file system of one run home. A call that outlasts its limit raises :class:`MountTimeoutError`."""
+    """The file system of one run home. A call that outlasts its limit raises :class:`MountTimeoutError`.
 
-    def __init__(self, recipe: HomeRecipe) -> None:
+    Attributes
+    ----------
+    carried
+        Whatever its user attached; it travels with it.
+    """
+
+    def __init__(self, recipe: HomeRecipe, carried: Any = None) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.carried = recipe, carried
         self.reserve = Reserve(recipe.home)
         self.on_delete: OnDelete | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HomeFileSystem, (self.recipe,)
+        return (HomeFileSystem if self.carried is None else shared), (self.recipe, self.carried)
 
     def open_output_stream(
         self, path: str, compression: str | None = "detect", buffer_size: int | None = None, metadata: Any = None
@@ -166,6 +173,12 @@ class HomeFileSystem(pyarrow.fs.LocalFileSystem):  # type: ignore[misc]
             if not is_full(error):
                 raise
             raise full_error(self.recipe, f"{verb} {path}") from error
+
+
+@lru_cache(maxsize=8)
+def shared(recipe: HomeRecipe, carried: Hashable) -> HomeFileSystem:
+    """One file system for all of this process that were sent here alike: what holds many of them is pickled shortly."""
+    return HomeFileSystem(recipe, carried)
 
 
 def mirror_of(path: str) -> str:

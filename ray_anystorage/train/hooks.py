@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -49,11 +48,9 @@ __all__ = [
     "WorkerGroupCallback",
     "_CheckpointManagerState",
     "actors",
-    "carry_to_trials",
     "check_hooks",
     "controller_module",
     "get_train_context",
-    "keep_from_trials",
     "report_number",
 ]
 
@@ -126,31 +123,3 @@ def report_number(context: Any) -> int:
     if threading.current_thread() in context.checkpoint_upload_threadpool._threads:
         return int(context.current_report_index) + 1
     return int(context.report_call_index)
-
-
-def carry_to_trials(names: Iterable[str]) -> None:
-    """Have Ray Tune hand variables of this process on to its trials, as it does with the keys of AWS.
-
-    Raises
-    ------
-    UnsupportedRayError
-        Tune keeps the names in another way.
-    """
-    _carried_to_trials().update(names)
-
-
-def keep_from_trials(names: Iterable[str]) -> None:
-    """Have it hand on none of these, which its own list may have; raises the same."""
-    _carried_to_trials().difference_update(names)
-
-
-def _carried_to_trials() -> set[str]:
-    from ray.tune.execution import class_cache
-
-    known = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", None)
-    if not isinstance(known, set):
-        raise UnsupportedRayError(
-            f"Ray {ray.__version__} has no set ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE, which "
-            f"ray_anystorage builds on: install a Ray from {_OLDEST} on (tested up to {_NEWEST})"
-        )
-    return known

@@ -34,7 +34,6 @@ from ray_anystorage.errors import (
 )
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.prepare import prepare_home
-from ray_anystorage.home.store import HomeStore
 from ray_anystorage.origin import Origin
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.checkpoint import Checkpoint
@@ -95,7 +94,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
 
     def home_store(self) -> Store:
         """The run home as a store."""
-        return _store_of(self.recipe, self.storage_filesystem)
+        return self.recipe.open_home(self.storage_filesystem)
 
     def spill_store(self) -> Store | None:
         """The run's own folder in the bucket, open; ``None`` where there is none."""
@@ -146,7 +145,7 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size(), report_number(context))
         if self.owner_token:  # or it would write over what a later controller or worker group keeps
             Owner(self.home_store(), self.owner_token, f"rank {part.rank}").check(part.attempt)
-        with _directory_of(checkpoint) as directory:
+        with directory_of(checkpoint) as directory:
             manifest = self._own_saver(part.rank).save(directory, part)
         where = manifest.location or self.build_checkpoint_path_from_name(name)
         logger.info(f"checkpoint {name}: rank {part.rank} saved {format_size(manifest.size)} to {where}")
@@ -191,9 +190,9 @@ def open_storage(recipe: StorageRecipe) -> AnyStorageContext:
     StorageError
         The place does not work.
     """
-    _refuse_one_nodes_disk(recipe)
+    refuse_one_nodes_disk(recipe)
     home = recipe.build_filesystem()
-    store = _store_of(recipe, home)
+    store = recipe.open_home(home)
     owner = Owner(store, secrets.token_hex(8), f"process {os.getpid()} on {socket.gethostname()}", own_process())
     owner.take(is_alive)  # before anything is tidied up, which a live one may be using
     if isinstance(home, HomeFileSystem):
@@ -244,11 +243,8 @@ def sweep(context: AnyStorageContext, *, going_on: bool) -> None:
         logger.warning("run %r was not swept: %s", context.recipe.name, error)
 
 
-def _store_of(recipe: StorageRecipe, home: Any) -> Store:
-    return HomeStore(home) if isinstance(home, HomeFileSystem) else recipe.home.open()
-
-
-def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
+def refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
+    """Raise ``TierUnavailableError`` where a run on several nodes was planned on the disk of one."""
     nodes = alive_nodes() or 1
     if recipe.one_node and nodes > 1:
         raise TierUnavailableError(
@@ -258,7 +254,7 @@ def _refuse_one_nodes_disk(recipe: StorageRecipe) -> None:
 
 
 @contextlib.contextmanager
-def _directory_of(checkpoint: ray.train.Checkpoint) -> Iterator[str]:
+def directory_of(checkpoint: ray.train.Checkpoint) -> Iterator[str]:
     """A local directory with a checkpoint that is to be saved, wherever it lies."""
     if isinstance(checkpoint, Checkpoint):  # of this or another run: its data may lie elsewhere than its folder
         with checkpoint.as_directory() as directory:

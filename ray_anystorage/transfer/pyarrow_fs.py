@@ -8,9 +8,11 @@ client can talk to the store as it wants, else they go through this package's st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,6 +67,7 @@ class RecipeS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_s3_arguments(recipe))
         self.recipe = recipe
+        self.carried: Any = None  # whatever its user attached; it travels with it
         self.on_delete: OnDelete | None = None
 
     def delete_dir(self, path: str) -> None:
@@ -75,8 +78,8 @@ class RecipeS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Do nothing: a bucket has no folders, and pyarrow would write a marker at every level above the path."""
 
-    def __reduce__(self) -> tuple[Callable[[FileSystemRecipe], Any], tuple[FileSystemRecipe]]:
-        return build, (self.recipe,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pickled(self)
 
 
 class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
@@ -85,6 +88,7 @@ class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_gcs_arguments(recipe))
         self.recipe = recipe
+        self.carried: Any = None  # whatever its user attached; it travels with it
         self.on_delete: OnDelete | None = None
 
     def delete_dir(self, path: str) -> None:
@@ -95,8 +99,8 @@ class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Do nothing, as for S3."""
 
-    def __reduce__(self) -> tuple[Callable[[FileSystemRecipe], Any], tuple[FileSystemRecipe]]:
-        return build, (self.recipe,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pickled(self)
 
 
 class StoreFileSystem(pyarrow.fs.PyFileSystem):  # type: ignore[misc]
@@ -106,6 +110,7 @@ class StoreFileSystem(pyarrow.fs.PyFileSystem):  # type: ignore[misc]
         bucket = BucketRecipe(replace(recipe.address, prefix=""), "ambient", "what this process has", recipe.env_vars)
         super().__init__(StoreHandler(bucket, Patience(give_up_after=recipe.request_timeout)))
         self.recipe = recipe
+        self.carried: Any = None  # whatever its user attached; it travels with it
         self.on_delete: OnDelete | None = None
 
     def delete_dir(self, path: str) -> None:
@@ -113,8 +118,8 @@ class StoreFileSystem(pyarrow.fs.PyFileSystem):  # type: ignore[misc]
         parent: Any = super()
         _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
 
-    def __reduce__(self) -> tuple[Callable[[FileSystemRecipe], Any], tuple[FileSystemRecipe]]:
-        return build, (self.recipe,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pickled(self)
 
 
 def build(recipe: FileSystemRecipe) -> Any:
@@ -133,6 +138,24 @@ def build(recipe: FileSystemRecipe) -> Any:
     apply_to_process(without_gone(variables))
     serve_own(variables)
     return (native[recipe.address.scheme] if _is_native(recipe) else StoreFileSystem)(recipe)
+
+
+@lru_cache(maxsize=8)
+def shared(recipe: FileSystemRecipe, carried: Hashable, _process: int) -> Any:
+    """One file system for all of this process that were sent here alike: what holds many of them is pickled shortly."""
+    built = build(recipe)
+    built.carried = carried
+    return built
+
+
+def _pickled(filesystem: Any) -> tuple[Any, ...]:
+    if filesystem.carried is None:
+        return build, (filesystem.recipe,)
+    return _loaded, (filesystem.recipe, filesystem.carried)
+
+
+def _loaded(recipe: FileSystemRecipe, carried: Hashable) -> Any:
+    return shared(recipe, carried, os.getpid())
 
 
 def _is_native(recipe: FileSystemRecipe) -> bool:

@@ -14,13 +14,13 @@ from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.credentials.sources import KEY_VARIABLES
 from ray_anystorage.environment import Tier
-from ray_anystorage.home.filesystem import HomeFileSystem
-from ray_anystorage.home.prepare import prepare_home
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
-from ray_anystorage.train.hooks import carry_to_trials, keep_from_trials
+from ray_anystorage.tune.experiment_home import open_experiment
+from ray_anystorage.tune.hooks import carry_to_trials, keep_from_trials
+from ray_anystorage.tune.install import install
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -31,15 +31,18 @@ def build_tune_run_config(
     credentials: Credentials | None,
     nodes: int | None,
     roots: Mapping[Tier, str | None] | None = None,
+    announces: bool = True,
     **ray_arguments: Any,
 ) -> RunConfig:
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.tune_run_config``.
 
+    ``announces`` has a line say that an experiment of the name is there already, which a plain Tuner does not continue.
     The file system carries its recipe into ``tuner.pkl`` and to every trial, and sets the harmless variables where it
     is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
     """
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
-    resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots, spills=False)
+    install()
+    resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots)
     recipe = storage_recipe(resolved, copies_folders=True)
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())
@@ -47,16 +50,13 @@ def build_tune_run_config(
     else:
         keep_from_trials(KEY_VARIABLES)  # Tune's own list has them, and Ray writes down what it hands on
     _serve_trials(resolved.worker_env_vars())
-    filesystem = recipe.build_filesystem()
-    if isinstance(filesystem, HomeFileSystem):
-        prepare_home(filesystem)
-    if resolved.plan.resumes:
+    filesystem = open_experiment(recipe)
+    if announces and resolved.plan.resumes:
         logger.warning(
-            "an experiment %r is in %s already, and a Tuner starts a new one beside it: to continue it, use "
-            "tune.Tuner.restore(path=%r, trainable=…)",
+            "an experiment %r is in %s already, and a Tuner starts a new one beside it: @anystorage.tune_experiment "
+            "continues it",
             resolved.name,
             recipe.uri,
-            f"{recipe.uri}/{resolved.name}",
         )
     logger.info(recipe.log_line())
     return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)

@@ -117,10 +117,3 @@ def test_keys_that_nobody_said_may_travel_are_served_by_a_broker(site: pytest.Mo
     assert (found.plan.tier, found.plan.spill is not None, found.plan.secret_names) == ("cluster", True, ())
     assert address_in(found.worker_env_vars()) is not None
     assert not KEYS & found.worker_env_vars().keys()
-
-
-def test_a_tune_run_is_not_routed(site: pytest.MonkeyPatch, s3_server: S3Server) -> None:
-    found = resolve(Request(), spills=False)
-    assert (found.plan.spill, found.plan.secret_names) == (None, ())
-    assert any("a Tune run keeps each of them with its trial" in note for note in found.plan.notes)
-    assert not KEYS & found.worker_env_vars().keys()

@@ -1,0 +1,97 @@
+"""The private Ray Tune names that this package builds on, all of them here, checked when they are first needed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from ray_anystorage.errors import UnsupportedRayError
+
+_OLDEST, _NEWEST = "2.54", "2.60"
+
+try:
+    from ray._private.state import actors
+    from ray.train._internal import checkpoint_manager as checkpoint_manager_module
+    from ray.train._internal.storage import StorageContext
+    from ray.train._internal.syncer import _BackgroundSyncer
+    from ray.tune.execution import class_cache
+    from ray.tune.experiment import trial as trial_module
+    from ray.tune.experiment.experiment import Experiment
+except ImportError as error:
+    raise UnsupportedRayError(
+        f"Ray {ray.__version__} does not have {error.name or error}, which ray_anystorage builds on: install a Ray "
+        f"from {_OLDEST} on (tested up to {_NEWEST})"
+    ) from error
+
+__all__ = [
+    "STATE_GLOB",
+    "TUNER_STATE",
+    "BackgroundSyncer",
+    "Experiment",
+    "StorageContext",
+    "actors",
+    "carried_to_trials",
+    "carry_to_trials",
+    "check_hooks",
+    "checkpoint_manager_module",
+    "keep_from_trials",
+    "trial_module",
+]
+
+BackgroundSyncer: Any = _BackgroundSyncer
+TUNER_STATE, STATE_GLOB = "tuner.pkl", "experiment_state-*.json"  # of Tune's, in an experiment's home
+
+
+@functools.cache
+def check_hooks() -> None:
+    """Fail early where this Ray moved what the imports above cannot tell.
+
+    Raises
+    ------
+    UnsupportedRayError
+        Naming the Ray version and each thing that is not as expected.
+    """
+    faults = []
+    if not isinstance(getattr(class_cache, "ENV_VARS_TO_PROPAGATE", None), set):
+        faults.append("ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE is no set")
+    for owner, name in (
+        (Experiment, "_storage_context_cls"),
+        (trial_module, "Checkpoint"),
+        (checkpoint_manager_module, "_delete_fs_path"),
+        (StorageContext, "persist_current_checkpoint"),
+        (StorageContext, "_check_validation_file"),
+        (StorageContext, "checkpoint_dir_name"),
+        (_BackgroundSyncer, "_sync_up_command"),
+        (_BackgroundSyncer, "_sync_down_command"),
+    ):
+        if not hasattr(owner, name):
+            faults.append(f"{getattr(owner, '__name__', owner)}.{name} is gone")
+    for argument in ("storage_path", "storage_filesystem", "experiment_dir_name", "sync_config"):
+        if argument not in inspect.signature(StorageContext.__init__).parameters:
+            faults.append(f"Tune's StorageContext takes no {argument}")
+    if faults:
+        raise UnsupportedRayError(
+            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports {_OLDEST} to "
+            f"{_NEWEST}."
+        )
+
+
+def carry_to_trials(names: Iterable[str]) -> None:
+    """Have Ray Tune hand variables of this process on to its trials, as it does with the keys of AWS."""
+    carried_to_trials().update(names)
+
+
+def keep_from_trials(names: Iterable[str]) -> None:
+    """Have it hand on none of these, which its own list may have."""
+    carried_to_trials().difference_update(names)
+
+
+def carried_to_trials() -> set[str]:
+    """The names of the variables that Tune hands on; changing the set changes that."""
+    check_hooks()
+    names: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
+    return names

@@ -1,0 +1,58 @@
+"""What is put in Tune's place, once in a process, and picks by experiment: others stay as Tune has them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from ray_anystorage.tune.checkpoint import StoredCheckpoint
+from ray_anystorage.tune.experiment_home import home_of
+from ray_anystorage.tune.hooks import (
+    Experiment,
+    StorageContext,
+    check_hooks,
+    checkpoint_manager_module,
+    trial_module,
+)
+from ray_anystorage.tune.state_syncer import delete_quietly
+from ray_anystorage.tune.storage_context import AnyStorageTuneContext
+
+_driven: weakref.WeakValueDictionary[str, AnyStorageTuneContext] = weakref.WeakValueDictionary()  # by URI
+_rays_delete = checkpoint_manager_module._delete_fs_path
+
+
+def install() -> None:
+    """Have Tune use our parts for experiments whose file system is ours.
+
+    Raises
+    ------
+    UnsupportedRayError
+        This Ray has moved what they are put in the place of.
+    """
+    check_hooks()
+    Experiment._storage_context_cls = staticmethod(make_context)
+    trial_module.Checkpoint = StoredCheckpoint
+    checkpoint_manager_module._delete_fs_path = delete
+
+
+def make_context(storage_path: Any, experiment_dir_name: str, **arguments: Any) -> Any:
+    """The storage context of one experiment, for Tune's driver."""
+    home = home_of(arguments.get("storage_filesystem"))
+    if home is None:
+        return StorageContext(storage_path, experiment_dir_name, **arguments)
+    context = AnyStorageTuneContext(storage_path, experiment_dir_name, **arguments)
+    _driven[home.store.uri] = context
+    return context
+
+
+def delete(fs: Any, fs_path: str) -> None:
+    """Delete a checkpoint that Tune keeps no longer: in an experiment of ours, once its state at home says so too."""
+    home = home_of(fs)
+    if home is None:
+        _rays_delete(fs, fs_path)
+        return
+    name, context = home.name_of(fs_path), _driven.get(home.store.uri)
+    if context is None:
+        delete_quietly(home, fs, name)
+    else:
+        context.syncer.drop(name)

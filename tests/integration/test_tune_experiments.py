@@ -1,0 +1,308 @@
+"""Decorated Tune experiments on real storage: checkpoints, dropped ones, a driver that is killed, another cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_anystorage as anystorage
+from ray_anystorage.testing.s3_server import S3Server
+from tests.harness import tune_driver
+from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
+from tests.harness.waiting import wait_until
+
+pytestmark = pytest.mark.needs_ray
+
+DRIVER = Path(tune_driver.__file__)
+FOLDER = "team/artifacts"
+
+
+class Site:
+    """Cluster storage and a bucket, whose keys the driver alone has."""
+
+    def __init__(self, root: Path, server: S3Server, bucket: str) -> None:
+        self.root, self.server, self.bucket = root, server, bucket
+        self.mount = root / "cluster"
+        for name in ("cluster", "local", "gates"):
+            (root / name).mkdir()
+        self.env = {
+            "RAY_ANYSTORAGE_CLUSTER_STORAGE": str(self.mount),
+            "RAY_ANYSTORAGE_LOCAL_STORAGE": str(root / "local"),
+            "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/{FOLDER}",
+            "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
+            "RAY_ANYSTORAGE_REGION": server.region,
+            "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
+            "AWS_ACCESS_KEY_ID": server.access_key,
+            "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        }
+
+    def told(self, **more: Any) -> str:
+        return json.dumps({"name": "search", "xs": [1, 2, 3], "steps": 3, "gates": str(self.root / "gates"), **more})
+
+    def open(self, *steps: int) -> None:
+        for step in steps:
+            (self.root / "gates" / str(step)).touch()
+
+    def keys(self, below: str = "") -> list[str]:
+        """What the bucket's folder holds."""
+        prefix = f"{FOLDER}/{below}"
+        return [key.removeprefix(prefix) for key in self.server.keys(self.bucket, prefix)]
+
+    def files(self, below: str = "search") -> list[str]:
+        """What the mount holds."""
+        root = self.mount / below
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+    def secret_is_in(self) -> list[str]:
+        """Everything stored that holds the driver's secret."""
+        secret, client = self.server.secret_key.encode(), self.server.client()
+        stored = {
+            key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            for key in self.server.keys(self.bucket, "")
+        }
+        paths = [path for path in self.mount.rglob("*") if path.is_file()]
+        return [key for key, held in stored.items() if secret in held] + [
+            str(path) for path in paths if secret in path.read_bytes()
+        ]
+
+
+@pytest.fixture
+def site(tmp_path: Path, s3_server: S3Server, bucket: str) -> Site:
+    return Site(tmp_path, s3_server, bucket)
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    found = json.loads(line)
+    assert found["errors"] == []
+    return sorted(found["trials"], key=lambda trial: trial["x"])
+
+
+def run(cluster: RayCluster, site: Site, **told: Any) -> list[dict[str, Any]]:
+    return result_of(cluster.run_driver(DRIVER, site.told(**told), env=site.env, timeout=150))
+
+
+@contextlib.contextmanager
+def running(cluster: RayCluster, site: Site, **told: Any) -> Iterator[subprocess.Popen[str]]:
+    with (site.root / "out").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVER), site.told(**told)],
+            env=clean_environment({"RAY_ADDRESS": cluster.address, **site.env}),
+            cwd="/tmp",
+            stdout=out,
+            stderr=out,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def checkpoints_in(paths: list[str]) -> Counter[str]:
+    """How many checkpoints each trial has, by the trial's folder."""
+    return Counter(folder.rpartition("/")[0] for folder in {_folder(path) for path in paths if "/checkpoint_" in path})
+
+
+def _folder(path: str) -> str:
+    trial, _, rest = path.partition("/checkpoint_")
+    return f"{trial}/checkpoint_{rest.partition('/')[0]}"
+
+
+def test_a_killed_driver_s_experiment_goes_on_in_the_bucket(ray_cluster: RayCluster, site: Site) -> None:
+    """Keys come from a broker, which dies with the driver; the next driver has one of its own."""
+    keep = {"checkpoints": {"num_to_keep": 1}, "arguments": {"tier": "artifact"}}
+    site.open(1)
+    with running(ray_cluster, site, **keep) as driver:
+
+        def saved() -> bool:
+            assert driver.poll() is None, (site.root / "out").read_text()[-5000:]
+            return sum(key.endswith("checkpoint_000000/.anystorage/commit.json") for key in site.keys("search/")) == 3
+
+        wait_until(saved, 120, "each trial has saved its first checkpoint")
+        wait_until(
+            lambda: any(key.startswith("experiment_state-") for key in site.keys("search/")), 60, "Tune saved its state"
+        )
+        site.open(2)
+        driver.send_signal(signal.SIGKILL)
+    site.open(3)
+    trials = run(ray_cluster, site, **keep)
+    assert sorted(trial["x"] for trial in trials) == [1, 2, 3], "a trial is missing, or there twice"
+    assert all(trial["metrics"]["n"] == trial["held"] == 3 for trial in trials)
+    assert all(trial["metrics"]["key"] is None for trial in trials), "the keys travelled"
+    assert all(trial["path"].startswith(f"{site.bucket}/{FOLDER}/search/") for trial in trials)
+    assert set(checkpoints_in(site.keys("search/")).values()) == {1}, "what Tune dropped is still there"
+    assert site.secret_is_in() == []
+    assert run(ray_cluster, site, **keep) == trials, "an experiment that has ended is run again"
+
+
+def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
+    ray_cluster: RayCluster, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.env["RAY_ANYSTORAGE_THRESHOLD"] = "1kB"
+    site.open(1, 2, 3)
+    trials = run(ray_cluster, site, checkpoints={"num_to_keep": 1})
+    assert [trial["held"] for trial in trials] == [3, 3, 3]
+    spilled = [key for key in site.keys("spilled/") if key.endswith("/data")]
+    assert len(spilled) == 3, f"each trial keeps one checkpoint: {spilled}"
+    assert all("/checkpoint_000002/" in key for key in spilled)
+    assert set(checkpoints_in(site.files()).values()) == {1}
+    assert not [path for path in site.files() if path.endswith("/data")]
+    assert site.secret_is_in() == []
+    leave_clean(monkeypatch)
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    decorated: Any = tune_driver.experiment({"name": "search"})
+    best = decorated.results().get_best_result("score", "max")
+    assert isinstance(best.checkpoint, anystorage.Checkpoint)
+    with best.checkpoint.as_directory() as directory:
+        assert tune_driver.checked(directory, 3) == 3
+    shutil.rmtree(site.root / "local")  # with what this node kept of it
+    (stored,) = (key for key in spilled if "x=2" in key)
+    site.server.client().put_object(Bucket=site.bucket, Key=f"{FOLDER}/spilled/{stored}", Body=bytes(5000))
+    (damaged,) = (result for result in decorated.results() if result.config["x"] == 2)
+    with pytest.raises(anystorage.errors.CheckpointCorruptedError), damaged.checkpoint.as_directory():
+        pass
+
+
+def test_a_class_saves_as_often_as_it_is_told_and_at_its_end(ray_cluster: RayCluster, site: Site) -> None:
+    site.env["RAY_ANYSTORAGE_THRESHOLD"] = "1kB"
+    every = {"checkpoint_frequency": 2, "checkpoint_at_end": True}
+    trials = run(
+        ray_cluster, site, **{"class": True, "steps": 5, "checkpoints": every, "arguments": {"tier": "cluster"}}
+    )
+    assert [trial["metrics"]["n"] for trial in trials] == [5, 5, 5]
+    assert [trial["held"] for trial in trials] == [-1, 5, -1], "a dictionary has a file of its own"
+    assert set(checkpoints_in(site.files()).values()) == {3}
+    committed = [path for path in site.files() if path.endswith(".anystorage/commit.json")]
+    assert len(committed) == 9
+
+
+@pytest.mark.soak
+def test_another_cluster_goes_on_with_what_the_bucket_holds(ray_cluster: RayCluster, site: Site) -> None:
+    """The second cluster is started by its driver, on a node disk of its own."""
+    told = {"arguments": {"tier": "artifact"}, "checkpoints": {"num_to_keep": 2}}
+    site.open(1)
+    with running(ray_cluster, site, **told) as driver:
+        wait_until(
+            lambda: (
+                sum(key.endswith("commit.json") for key in site.keys("search/")) == 3
+                and any(key.startswith("experiment_state-") for key in site.keys("search/"))
+            ),
+            120,
+            "each trial has saved a checkpoint, and Tune its state",
+        )
+        driver.send_signal(signal.SIGKILL)
+    site.open(2, 3)
+    (site.root / "elsewhere").mkdir()
+    env = clean_environment({**site.env, "RAY_ANYSTORAGE_LOCAL_STORAGE": str(site.root / "elsewhere")})
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), site.told(**told)],
+        env=env,
+        cwd="/tmp",
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    trials = result_of(done)
+    assert sorted((trial["x"], trial["held"]) for trial in trials) == [(1, 3), (2, 3), (3, 3)]
+    assert site.secret_is_in() == []
+
+
+SEVERAL = """
+import json, os, pathlib, sys, tempfile, threading
+import ray
+from ray import tune
+import ray_anystorage as anystorage
+
+def trial(config):
+    for n in range(1, 4):
+        with tempfile.TemporaryDirectory() as directory:
+            pathlib.Path(directory, "n").write_text(f"{config['which']} {n}")
+            tune.report({"n": n}, checkpoint=tune.Checkpoint.from_directory(directory))
+
+def fit(which, config):
+    config.checkpoint_config = tune.CheckpointConfig(num_to_keep=1)
+    config.verbose = 0
+    result = tune.Tuner(trial, param_space={"which": which}, run_config=config).fit()[0]
+    with result.checkpoint.as_directory() as directory:
+        held = pathlib.Path(directory, "n").read_text()
+    found[which] = {"type": type(result.checkpoint).__name__, "path": result.path, "held": held}
+
+ray.init(log_to_driver=False)
+found = {}
+configs = {
+    "mount": anystorage.tune_run_config("mount", tier="cluster"),
+    "bucket": anystorage.tune_run_config("bucket", tier="artifact"),
+    "stock": tune.RunConfig(name="stock", storage_path=sys.argv[1]),
+}
+threads = [threading.Thread(target=fit, args=item) for item in configs.items()]
+if sys.argv[2] == "threads":
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+else:
+    [fit(*item) for item in configs.items()]
+print("RESULT", json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("how", ["in turn", pytest.param("threads", marks=pytest.mark.soak)])
+def test_experiments_of_several_plans_in_one_process_keep_apart(ray_cluster: RayCluster, site: Site, how: str) -> None:
+    done = ray_cluster.run_driver(SEVERAL, str(site.root / "stock"), how, env=site.env, timeout=150)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    found = json.loads(line)
+    assert {which: one["held"] for which, one in found.items()} == {which: f"{which} 3" for which in found}
+    assert {which: one["type"] for which, one in found.items()} == {
+        "mount": "TrialCheckpoint",
+        "bucket": "TrialCheckpoint",
+        "stock": "Checkpoint",
+    }
+    assert found["mount"]["path"].startswith(str(site.mount / "mount"))
+    assert found["bucket"]["path"].startswith(f"{site.bucket}/{FOLDER}/bucket/")
+    (stock,) = (site.root / "stock" / "stock").glob("trial_*")
+    assert [path.name for path in stock.glob("checkpoint_*")] == ["checkpoint_000002"]
+    assert not list(stock.rglob(".anystorage"))
+    for one in (checkpoints_in(site.files("mount")), checkpoints_in(site.keys("bucket/"))):
+        assert set(one.values()) == {1}
+
+
+def test_a_decorated_trainable_is_called_as_before_and_says_what_it_cannot_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_clean(monkeypatch)
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+
+    @anystorage.tune_experiment(tier="cluster")
+    def doubles(config: int) -> int:
+        """Two times."""
+        return 2 * config
+
+    experiment: Any = doubles
+    assert (experiment(21), experiment.name, experiment.__doc__) == (42, "doubles", "Two times.")
+    with pytest.raises(anystorage.errors.ExperimentMissingError, match="no experiment 'doubles' to continue"):
+        experiment.fit({}, resume="must")
+    with pytest.raises(anystorage.errors.ExperimentMissingError, match="fit\\(\\) begins one"):
+        experiment.restore()
+    with pytest.raises(anystorage.errors.RequestError, match="resume='always': expected one of 'auto'"):
+        experiment.fit({}, resume="always")
+    with pytest.raises(anystorage.errors.RunMissingError):
+        experiment.results()
+    with pytest.raises(anystorage.errors.InvalidSizeError):
+        anystorage.tune_experiment("sized", checkpoint_size="much")
+    assert os.listdir(site.mount / "doubles") == [".anystorage"]
