@@ -165,6 +165,7 @@ def tune_run_config(
     tier: Tier | None = None,
     artifact_storage: str | None = None,
     credentials: Credentials | None = None,
+    preflight: bool = True,
     **ray_run_config_kwargs: Any,
 ) -> ray.tune.RunConfig:
     """A ``ray.tune.RunConfig`` for a ``Tuner``, on the storage that the plan chose; as :func:`run_config`."""
@@ -173,7 +174,12 @@ def tune_run_config(
     request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
     return build_tune_run_config(
-        request, credentials=credentials, nodes=alive_nodes(), roots=roots, **ray_run_config_kwargs
+        request,
+        credentials=credentials,
+        nodes=alive_nodes(),
+        roots=roots,
+        preflight=preflight,
+        **ray_run_config_kwargs,
     )
 
 
@@ -185,6 +191,7 @@ def tune_experiment(
     tier: Tier | None = None,
     artifact_storage: str | None = None,
     credentials: Credentials | None = None,
+    preflight: bool = True,
     **ray_run_config_kwargs: Any,
 ) -> Callable[[Callable[..., Any]], TuneExperiment]:
     """Decorate a function or class trainable: it stays callable; it gains ``fit``, ``tuner``, ``restore``, ``results``.
@@ -202,7 +209,7 @@ def tune_experiment(
     ----------
     name
         Of the experiment; the trainable's own where ``None``.
-    checkpoint_size, audience, tier, artifact_storage, credentials, **ray_run_config_kwargs
+    checkpoint_size, audience, tier, artifact_storage, credentials, preflight, **ray_run_config_kwargs
         As in :func:`tune_run_config`. Storage is looked at when the experiment is used, not here.
 
     Raises
@@ -213,7 +220,7 @@ def tune_experiment(
     from ray_anystorage.tune.experiment import Placing, TuneExperiment
 
     request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
-    placing = Placing(request, {"artifact": artifact_storage}, credentials, ray_run_config_kwargs)
+    placing = Placing(request, {"artifact": artifact_storage}, credentials, preflight, ray_run_config_kwargs)
     return lambda trainable: TuneExperiment(trainable, placing)
 
 

@@ -21,10 +21,11 @@ from ray_anystorage.errors import AnyStorageError, NodeFailure
 from ray_anystorage.train.hooks import ControllerCallback, WorkerGroupCallback
 from ray_anystorage.train.node_check import FINDINGS, Needs, check_node, unseen
 from ray_anystorage.train.storage_context import AnyStorageContext
+from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
-_ANSWER_WITHIN = 60.0  # seconds; a node bounds what it looks at itself, but a cold one imports this package first
+ANSWER_WITHIN = 60.0  # seconds; a node bounds what it looks at itself, but a cold one imports this package first
 
 
 class Preflight(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
@@ -64,16 +65,16 @@ def check_nodes(storage: AnyStorageContext, workers: Iterable[Any]) -> None:
         by_node[NodeName(known.node_ip, known.hostname, known.node_id)].append(worker)
     needs = Needs(storage.recipe, storage.spill, storage.owner_token, secrets.token_hex(8))
     answers, failures, died = _ask({node: workers[0] for node, workers in by_node.items()}, needs)
-    _compare(storage, needs, answers)
+    compare(storage.home_store(), needs, answers)
     verdicts = {node: _weigh(storage, found, by_node[node]) for node, found in answers.items()}
-    _warn(storage.recipe.name, verdicts)
+    warn(storage.recipe.name, verdicts)
     failures |= {
         node: [failure_of(node, fault) for fault in verdict.faults]
         for node, verdict in verdicts.items()
         if verdict.faults
     }
     if failures:
-        failures |= {node: [_broken(node, death)] for node, death in died.items()}
+        failures |= {node: [broken(node, death)] for node, death in died.items()}
         raise preflight_error(storage.recipe.name, failures, [node for node in by_node if node not in failures])
     for death in died.values():
         raise death
@@ -93,9 +94,9 @@ def _ask(
 ) -> tuple[dict[NodeName, Findings], dict[NodeName, list[NodeFailure]], dict[NodeName, Exception]]:
     """What the nodes found; what is wrong with those that found nothing out; and the deaths of workers."""
     asked = {worker.actor.execute.remote(check_node, needs): node for node, worker in workers.items()}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN)
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN)
     answers: dict[NodeName, Findings] = {}
-    failures = {asked[reference]: [_no_answer(asked[reference])] for reference in late}
+    failures = {asked[reference]: [no_answer(asked[reference])] for reference in late}
     died: dict[NodeName, Exception] = {}
     for reference in ready:
         node = asked[reference]
@@ -104,13 +105,13 @@ def _ask(
         except ray.exceptions.RayActorError as error:
             died[node] = error
         except ray.exceptions.RayError as error:
-            failures[node] = [_broken(node, error)]
+            failures[node] = [broken(node, error)]
     return answers, failures, died
 
 
-def _compare(storage: AnyStorageContext, needs: Needs, answers: dict[NodeName, Findings]) -> None:
+def compare(home: Store, needs: Needs, answers: dict[NodeName, Findings]) -> None:
     """See in the controller what the nodes wrote into the home, and remove it with what earlier attempts left."""
-    home, folder = storage.home_store(), f"{FOLDER}/{FINDINGS}"
+    folder = f"{FOLDER}/{FINDINGS}"
     seen = names_below(home, folder)
     if seen:
         patiently(lambda: home.delete([f"{folder}/{name}" for name in seen]))
@@ -119,7 +120,8 @@ def _compare(storage: AnyStorageContext, needs: Needs, answers: dict[NodeName, F
             answers[node] = replace(found, home=unseen(needs))
 
 
-def _warn(run: str, verdicts: Mapping[NodeName, Verdict]) -> None:
+def warn(run: str, verdicts: Mapping[NodeName, Verdict]) -> None:
+    """Log what is wrong on nodes that a run can go on with."""
     alike: dict[Problem, list[NodeName]] = {}
     for node, verdict in verdicts.items():
         for problem in verdict.warnings:
@@ -128,19 +130,21 @@ def _warn(run: str, verdicts: Mapping[NodeName, Verdict]) -> None:
         logger.warning("run %r goes on although on %s: %s", run, listed(nodes), problem.error())
 
 
-def _no_answer(node: NodeName) -> NodeFailure:
+def no_answer(node: NodeName) -> NodeFailure:
+    """The failure of a node that does not answer in time."""
     return NodeFailure(
         node=str(node),
         tier="",
         place="",
         error="TimeoutError",
-        reason=f"it did not answer within {_ANSWER_WITHIN:g} s",
+        reason=f"it did not answer within {ANSWER_WITHIN:g} s",
         tried="ran the preflight in one of its workers",
         remedy="look at the node (ray status, ray logs): it may hang, be cut off or be overloaded",
     )
 
 
-def _broken(node: NodeName, error: Exception) -> NodeFailure:
+def broken(node: NodeName, error: Exception) -> NodeFailure:
+    """The failure of a node where the look itself failed."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, ImportError) or "ModuleNotFoundError" in str(error):
         remedy = "install ray_anystorage on every node, in the same version, from one image or the job's runtime_env"

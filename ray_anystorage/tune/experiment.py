@@ -36,6 +36,7 @@ class Placing:
     request: Request
     roots: Mapping[Tier, str | None]
     credentials: Credentials | None
+    preflight: bool
     ray_arguments: Mapping[str, Any]
 
 
@@ -157,6 +158,7 @@ class TuneExperiment:
             credentials=placing.credentials,
             nodes=alive_nodes(),
             roots=placing.roots,
+            preflight=placing.preflight,
             announces=announces,
             **placing.ray_arguments,
         )

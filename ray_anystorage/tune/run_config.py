@@ -21,6 +21,7 @@ from ray_anystorage.settings import apply_to_process
 from ray_anystorage.tune.experiment_home import open_experiment
 from ray_anystorage.tune.hooks import carry_to_trials, keep_from_trials
 from ray_anystorage.tune.install import install
+from ray_anystorage.tune.preflight import TrialPreflight
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -31,6 +32,7 @@ def build_tune_run_config(
     credentials: Credentials | None,
     nodes: int | None,
     roots: Mapping[Tier, str | None] | None = None,
+    preflight: bool = True,
     announces: bool = True,
     **ray_arguments: Any,
 ) -> RunConfig:
@@ -59,7 +61,14 @@ def build_tune_run_config(
             recipe.uri,
         )
     logger.info(recipe.log_line())
-    return RunConfig(name=resolved.name, storage_path=recipe.fs_path, storage_filesystem=filesystem, **ray_arguments)
+    callbacks = [*([TrialPreflight()] if preflight else []), *(ray_arguments.pop("callbacks", None) or [])]
+    return RunConfig(
+        name=resolved.name,
+        storage_path=recipe.fs_path,
+        storage_filesystem=filesystem,
+        callbacks=callbacks,
+        **ray_arguments,
+    )
 
 
 def _serve_trials(env_vars: Mapping[str, str]) -> None:

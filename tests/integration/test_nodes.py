@@ -20,6 +20,7 @@ import pytest
 import ray
 import ray.train
 import ray.train.collective
+import ray.tune
 from click.testing import CliRunner
 from ray import cloudpickle
 from ray.train import FailureConfig, ScalingConfig
@@ -171,7 +172,7 @@ def test_a_worker_that_dies_is_for_ray_and_a_node_that_hangs_is_named(
     works, hangs = worker_on(first), worker_on(second, "hangs")
     ray.get(hangs.actor.times.remote())  # it is up
     check_nodes(storage, [works])  # and this one has imported what it needs
-    monkeypatch.setattr(preflight, "_ANSWER_WITHIN", 3.0)
+    monkeypatch.setattr(preflight, "ANSWER_WITHIN", 3.0)
     with pytest.raises(errors.NodePreflightError, match="did not answer within 3 s") as raised:
         check_nodes(storage, [works, hangs])
     assert [second[:8] in failure.node for failure in raised.value.failures] == [True]
@@ -365,3 +366,23 @@ def test_the_doctor_says_so_where_there_is_no_cluster(tmp_path: Path) -> None:
     assert error["type"] == "ClusterNotReachedError"
     assert "RAY_ADDRESS" in error["message"]
     assert time.monotonic() - start < 20
+
+
+def test_an_experiment_ends_where_a_trial_comes_to_a_node_with_another_mount(cluster: TwoNodes, site: Path) -> None:
+    def trial(config: dict[str, Any]) -> None:
+        ray.tune.report({"n": 1})
+
+    needs = {"cpu": 1, "second": 0.01}
+    with cluster.covered(site / "cluster", site / "other"):
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(trial, needs), run_config=anystorage.tune_run_config("tuned", verbose=0)
+        )
+        with pytest.raises(errors.NodePreflightError) as raised:
+            tuner.fit()
+    (failure,) = raised.value.failures
+    assert (failure.tier, failure.error) == ("cluster", "HomeNotVisibleError")
+    assert node_ids()["second"][:8] in failure.node
+    assert list((site / "other").iterdir()) == []
+    trainable: Any = ray.tune.with_resources(trial, needs)
+    (result,) = ray.tune.Tuner(trainable, run_config=anystorage.tune_run_config("tuned", verbose=0)).fit()
+    assert result.metrics["n"] == 1, "it does not run when the mount is in order"
