@@ -89,6 +89,10 @@ class Stage:
             places["RAY_ANYSTORAGE_CLUSTER_STORAGE"] = target.root
         return {**self.node_environment(), **places}
 
+    def reclaim(self) -> None:
+        """Give the memory of objects that were deleted or replaced back."""
+        self._server.reclaim()
+
     def stored(self, target: Target, prefix: str) -> dict[str, int]:
         """Size of everything under a prefix, by relative name; dot files are a client's own business."""
         if target.is_bucket:

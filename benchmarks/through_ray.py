@@ -144,6 +144,7 @@ class Match:
             for name in order:
                 os.sync()
                 contestants[name].runs.append(turns[name]())
+            self._stage.reclaim()
         return cell
 
     def _save(self, player: Player) -> Run:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class S3Server:
 
     def __init__(self, directory: Path, host: str, port: int, timeout: float) -> None:
         self.endpoint = f"http://{host}:{port}"
+        self._master = f"http://{host}:{port + 1}"
         self.access_key, self.secret_key = f"AKFULL{secrets.token_hex(6).upper()}", secrets.token_hex(20)
         self.readonly_access_key = f"AKREAD{secrets.token_hex(6).upper()}"
         self.readonly_secret_key = secrets.token_hex(20)
@@ -129,6 +131,11 @@ class S3Server:
                 issued["SessionToken"], self._signing_key, time.time() + lifetime
             ),
         )
+
+    def reclaim(self) -> None:
+        """Give the space of deleted and replaced objects back, which the server does by itself much later."""
+        with urllib.request.urlopen(f"{self._master}/vol/vacuum?garbageThreshold=0.01", timeout=120) as answer:  # noqa: S310 - http, to our own server
+            answer.read()
 
     def stop(self) -> None:
         """Kill the whole process group, whose data is throw-away; safe to call twice."""
