@@ -132,7 +132,8 @@ def run_config(
         ``"auto"`` (the default; the safest that works, never ``"env"``), ``"ambient"``, ``"reference"``, ``"broker"``
         or ``"env"``; ``None`` takes ``RAY_ANYSTORAGE_CREDENTIALS``, else ``"auto"``. Or a callable, which this process
         asks again and again and which returns ``access_key_id``, ``secret_access_key`` and, for keys that end,
-        ``token`` and ``expires_at``; or the same as the AWS token service names them; or what a Google key file holds.
+        ``token`` and ``expires_at``; or the same as the AWS token service names them; or what a Google key file holds;
+        or, for Azure, one of ``sas_token``, ``account_key`` and ``token``, with ``expires_at`` where it ends.
     **ray_run_config_kwargs
         Everything else that ``ray.train.RunConfig`` takes; callbacks and ``worker_runtime_env`` are merged.
 

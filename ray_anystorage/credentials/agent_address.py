@@ -11,15 +11,17 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_anystorage.credentials.lease import GOOGLE_FILE, Kind
+from ray_anystorage.credentials.lease import AZURE_FILE, GOOGLE_FILE, Kind
 
 HOST = "127.0.0.1"
 TOKEN_FILE = "token"  # noqa: S105 - a name
 URI_VARIABLE = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 TOKEN_VARIABLE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"  # noqa: S105 - a name
 GOOGLE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+AZURE_VARIABLE = "ANYSTORAGE_AZURE_CREDENTIALS_FILE"  # no SDK of Azure's reads a variable that names such a file
 
 _PORTS = range(20000, 30000)  # below the ports that systems give to clients
+_LEADING: dict[Kind, str] = {"aws": TOKEN_VARIABLE, "google": GOOGLE_VARIABLE, "azure": AZURE_VARIABLE}
 _ID = re.compile(r"\d{5}-[0-9a-f]{12}")
 _FOLDER = "anystorage"
 _TIMEOUT = 5.0  # seconds
@@ -52,13 +54,15 @@ class AgentAddress:
 
     @property
     def folder(self) -> str:
-        """Where the token, and Google's file, are."""
+        """Where the token, and Google's or Azure's file, are."""
         return os.path.join(self.root, f"{_FOLDER}-{self.broker}")
 
     def variables(self, kind: Kind) -> dict[str, str]:
-        """What leads an SDK here."""
+        """What leads an SDK here; for Azure, this package's own clients."""
         if kind == "google":
             return {GOOGLE_VARIABLE: os.path.join(self.folder, GOOGLE_FILE)}
+        if kind == "azure":
+            return {AZURE_VARIABLE: os.path.join(self.folder, AZURE_FILE)}
         return {
             URI_VARIABLE: f"http://{HOST}:{self.port}{self.path}",
             TOKEN_VARIABLE: os.path.join(self.folder, TOKEN_FILE),
@@ -99,14 +103,14 @@ def new_address(root: str) -> tuple[AgentAddress, socket.socket]:
         return AgentAddress(f"{port}-{secrets.token_hex(6)}", root), held
 
 
-def address_in(variables: Mapping[str, str]) -> AgentAddress | None:
-    """The address that variables lead to; ``None`` where they lead to no agent of this package."""
-    for variable in (TOKEN_VARIABLE, GOOGLE_VARIABLE):
+def address_in(variables: Mapping[str, str], kind: Kind | None = None) -> AgentAddress | None:
+    """The address that variables lead to, of one kind or the first; ``None`` where they lead to no agent of ours."""
+    for variable in _LEADING.values() if kind is None else (_LEADING[kind],):
         root, name = os.path.split(os.path.dirname(variables.get(variable, "")))
         prefix, _, broker = name.partition("-")
         if prefix != _FOLDER or not _ID.fullmatch(broker):
             continue
         address = AgentAddress(broker, root)
-        if variable == GOOGLE_VARIABLE or variables.get(URI_VARIABLE, "").endswith(f":{address.port}{address.path}"):
+        if variable != TOKEN_VARIABLE or variables.get(URI_VARIABLE, "").endswith(f":{address.port}{address.path}"):
             return address
     return None

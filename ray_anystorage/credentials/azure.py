@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from urllib.parse import parse_qs
 
+from ray_anystorage.credentials.agent_address import AZURE_VARIABLE, address_in
 from ray_anystorage.credentials.aws_profile import file_problem
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.credentials.source import PLATFORM_VARIABLES, Source, dmi, foreign, platform_identity
@@ -21,6 +23,7 @@ _ACCOUNT, _ENDPOINT, _TYPE = "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOI
 _KEY, _SAS, _CONNECTION = "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"
 _PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 _WORKLOAD = ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_TENANT_ID", "AZURE_CLIENT_ID")
+_AUTHORITY = "AZURE_AUTHORITY_HOST"
 _MANAGED = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT")
 _CHASSIS = "7783-7084-3265-9085-8269-3286-77"  # of every machine in Azure, by which cloud-init knows them too
 
@@ -68,6 +71,7 @@ def azure_variables(address: BucketAddress, secret_names: Iterable[str]) -> dict
 def azure_sources(address: BucketAddress, environ: Mapping[str, str], dmi_root: str) -> tuple[Source | None, ...]:
     """Everything on this node that could open the container, also what is broken, the preferred first."""
     return (
+        _agent(environ),
         _workload_identity(address, environ),
         platform_identity(address, environ),
         _managed_identity(address, environ, dmi_root),
@@ -81,10 +85,21 @@ def azure_sources(address: BucketAddress, environ: Mapping[str, str], dmi_root: 
 def azure_looked_for() -> str:
     """What :func:`azure_sources` looks at, for the error that nothing was found."""
     return (
+        f"a broker's agent ({AZURE_VARIABLE}), "
         f"a workload identity ({', '.join(_WORKLOAD)}), {' or '.join(PLATFORM_VARIABLES)}, the managed identity of an "
         f"Azure machine ({' or '.join(_MANAGED)}), {_SAS}, {_KEY}, {_CONNECTION}, a service principal "
         f"({', '.join(_PRINCIPAL)})"
     )
+
+
+def _agent(environ: Mapping[str, str]) -> Source | None:
+    agent = address_in(environ, "azure")
+    if agent is None:
+        return None
+    # No node has it by itself, so what leads there travels on, to the runs that start here.
+    references, path = tuple(agent.variables("azure").items()), environ[AZURE_VARIABLE]
+    description = f"what a broker's agent keeps in {path}"
+    return Source("agent", "ambient", description, references, problem=file_problem(AZURE_VARIABLE, path))
 
 
 def _workload_identity(address: BucketAddress, environ: Mapping[str, str]) -> Source | None:
@@ -122,26 +137,34 @@ def _static(
     if not value:
         return None
     value, said_by = value.strip().lstrip("?"), said_by or name
-    what, problem = ("SAS", _sas_problem(value)) if name == _SAS else ("account key", _key_problem(value))
+    what, problem = ("SAS", sas_problem(value)) if name == _SAS else ("account key", key_problem(value))
     other = environ.get(_ACCOUNT)
     if other and other != account_of(address):
         problem = f"it is of the account {other!r}, and the folder is in {account_of(address)!r}"
     return Source("static keys", "env", f"{what} ({said_by})", secrets=Secrets({name: value}), problem=problem)
 
 
-def _sas_problem(sas: str) -> str:
-    fields = parse_qs(sas)
-    if "sig" not in fields:
-        return "it has no signature (sig=…)"
+def sas_end(sas: str) -> float | None:
+    """When a SAS ends, in seconds since the epoch; ``None`` where it does not say so."""
     try:
-        expiry = datetime.fromisoformat(fields["se"][0].replace("Z", "+00:00"))
+        end = datetime.fromisoformat(parse_qs(sas)["se"][0].replace("Z", "+00:00"))
     except (KeyError, ValueError):  # a policy that is stored with the container may say when it ends
+        return None
+    return (end if end.tzinfo else end.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def sas_problem(sas: str) -> str:
+    """Why a SAS cannot serve; empty when nothing is known to be wrong with it."""
+    if "sig" not in parse_qs(sas):
+        return "it has no signature (sig=…)"
+    end = sas_end(sas)
+    if end is None or end > time.time():
         return ""
-    expiry = expiry if expiry.tzinfo else expiry.replace(tzinfo=timezone.utc)
-    return f"it expired at {expiry.isoformat()}" if expiry <= datetime.now(timezone.utc) else ""
+    return f"it expired at {datetime.fromtimestamp(end, timezone.utc).isoformat()}"
 
 
-def _key_problem(key: str) -> str:
+def key_problem(key: str) -> str:
+    """The same of an account key."""
     try:
         base64.b64decode(key, validate=True)
     except binascii.Error:
@@ -155,6 +178,6 @@ def _service_principal(address: BucketAddress, environ: Mapping[str, str]) -> So
     values = {name: environ[name] for name in _PRINCIPAL if environ.get(name)}
     missing = [name for name in _PRINCIPAL if name not in values]
     problem = f"{missing[0]} is not set" if missing else foreign(address)
-    return Source(
-        "service principal", "env", "service principal (AZURE_CLIENT_SECRET)", secrets=Secrets(values), problem=problem
-    )
+    authority = ((_AUTHORITY, environ[_AUTHORITY]),) if environ.get(_AUTHORITY) else ()
+    description = "service principal (AZURE_CLIENT_SECRET)"
+    return Source("service principal", "env", description, authority, Secrets(values), problem=problem)

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from typing import get_args
 
 from ray_anystorage.credentials.agent import Agent
 from ray_anystorage.credentials.agent_address import address_in, new_address
@@ -197,16 +198,17 @@ def _remaining(left: float) -> str:
     return f"hold for another {left:.0f} s" if left > 0 else "have expired"
 
 
-_brokers: dict[Hashable, Broker] = {}
+_brokers: dict[tuple[Kind, Hashable], Broker] = {}
 _lock = threading.Lock()
 
 
 def broker_of(provider: Provider, kind: Kind = "aws") -> Broker:
-    """This process's broker of a source: one, however many runs it serves."""
+    """This process's broker of a source for one kind of store: one, however many runs it serves."""
+    key = (kind, provider.identity)
     with _lock:
-        known = _brokers.get(provider.identity)
+        known = _brokers.get(key)
         if known is None:
-            known = _brokers[provider.identity] = Broker(provider, kind)
+            known = _brokers[key] = Broker(provider, kind)
         return known
 
 
@@ -224,7 +226,7 @@ def without_gone(variables: Mapping[str, str]) -> dict[str, str]:
     address = address_in(variables)
     if address is None or not _brokers or own_broker(variables) is not None or address.serves():
         return dict(variables)
-    gone = address.variables("aws").keys() | address.variables("google").keys()
+    gone = {name for kind in get_args(Kind) for name in address.variables(kind)}
     return {name: value for name, value in variables.items() if name not in gone}
 
 

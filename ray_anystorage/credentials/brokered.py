@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ray_anystorage.credentials.azure_leases import AzureKeys, AzurePrincipal
 from ray_anystorage.credentials.broker import broker_of
 from ray_anystorage.credentials.lease import Kind
 from ray_anystorage.credentials.providers import (
@@ -18,6 +19,7 @@ from ray_anystorage.credentials.providers import (
 from ray_anystorage.credentials.source import Source
 from ray_anystorage.environment import BucketAddress
 
+_KINDS: dict[str, Kind] = {"s3": "aws", "gs": "google", "abfss": "azure"}
 _ORDER = {"env": 0, "reference": 1, "ambient": 2}  # keys in the environment come first, as in every SDK
 
 
@@ -43,7 +45,7 @@ def brokered_callable(address: BucketAddress, function: UserSource) -> Source:
 
 
 def _led_to(provider: Provider, address: BucketAddress, source: Source) -> Source:
-    kind: Kind = "google" if address.scheme == "gs" else "aws"
+    kind = _KINDS[address.scheme]
     broker = broker_of(provider, kind)
     return replace(source, references=tuple(broker.address.variables(kind).items()), problem="")
 
@@ -53,8 +55,16 @@ def _provider(address: BucketAddress, source: Source) -> Provider | None:
     if address.scheme == "gs":
         path = references.get("GOOGLE_APPLICATION_CREDENTIALS")
         return GoogleFile(path, source.description) if source.kind == "key file" and path else None
-    if address.scheme != "s3":
-        return None
+    if address.scheme == "abfss":
+        return _azure(source, references)
     if source.kind == "static keys":
         return StaticKeys(source.secrets, source.description)
     return BotocoreSource(references, source.description)
+
+
+def _azure(source: Source, references: dict[str, str]) -> Provider | None:
+    if source.kind == "static keys":
+        return AzureKeys(source.secrets, source.description)
+    if source.kind == "service principal":
+        return AzurePrincipal(source.secrets, references.get("AZURE_AUTHORITY_HOST", ""), source.description)
+    return None  # identities of the nodes, which they have without us

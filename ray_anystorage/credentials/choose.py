@@ -19,6 +19,8 @@ obstore 0.12; the endpoint also with s3fs 2024.2, botocore 1.34, pyarrow 17 and 
 - *GCS.* google-auth, pyarrow and obstore read a service-account file by ``GOOGLE_APPLICATION_CREDENTIALS`` (tried).
   gcsfs did not answer within 25 s against a stand-in store, so nothing is proven for it. Not tried:
   obstore with types beyond ``service_account`` and ``authorized_user``, which it is not known to read.
+- *Azure.* obstore asks a ``credential_provider`` before it looks at any key, SAS or ``AZURE_CREDENTIAL_TYPE`` of its
+  environment (tried). No SDK reads a SAS or an account key from a file.
 """
 
 from __future__ import annotations
@@ -39,19 +41,18 @@ from ray_anystorage.errors import (
     CredentialsError,
     CredentialsNotFoundError,
     RequestError,
-    StaticKeysError,
     UnsupportedStoreError,
 )
 
 MODES = ("auto", "ambient", "reference", "broker", "env")
 _SCHEMES = ("s3", "gs", "abfss")
 _EXPOSED = "Ray writes the values in plain text to its runtime-env log and returns them in its state records"
-_IDENTITY = {"s3": "an instance role", "gs": "a service account", "abfss": "a managed or workload identity"}
 _SET = {
     "s3": "set AWS_PROFILE",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
-    "abfss": 'set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY and say credentials="env"',
+    "abfss": "set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY",
 }
+_NOTHING_TO_NAME = 'say credentials="broker", which serves secrets: of Azure\'s there is nothing that could be named'
 _SET_SECRETS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that holds keys",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
@@ -81,8 +82,6 @@ def choose(mode: Credentials, address: BucketAddress, environ: Mapping[str, str]
     ------
     RequestError
         The mode or the bucket's scheme is unknown.
-    StaticKeysError
-        ``auto``, and secrets that no broker serves (Azure's) are the only source.
     CredentialsNotFoundError
         There is no source.
     CredentialsError
@@ -90,7 +89,6 @@ def choose(mode: Credentials, address: BucketAddress, environ: Mapping[str, str]
     """
     _refuse_unknown(mode, address)
     if not isinstance(mode, str):
-        _refuse_unserved(address)
         source = brokered_callable(address, mode)
         return _grant("broker", source, address, f"{source.description}: it was given as credentials")
     sources = find_sources(address, environ, dmi_root=dmi_root)
@@ -158,14 +156,6 @@ def _refuse_unknown(mode: Credentials, address: BucketAddress) -> None:
         )
 
 
-def _refuse_unserved(address: BucketAddress) -> None:
-    if address.scheme == "abfss":
-        raise CredentialsError(
-            f"a callable cannot give credentials for {address.uri}: a broker serves AWS's and Google's, and Azure's "
-            f"clients know no agent to ask\n  what to do: {_SET['abfss']}, or give the nodes {_IDENTITY['abfss']}"
-        )
-
-
 # --- one function per mode ------------------------------------------------------------------------
 
 
@@ -174,17 +164,9 @@ def _auto(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> G
         for source in usable(sources, mode):
             return _grant(mode, source, address, f"{source.description}: {why_not_better(source, sources)}")
     served = brokered(address, sources)
-    if served is not None:
-        return _grant("broker", served, address, f"{served.description}: {why_not_better(served, sources)}")
-    static = next(usable(sources, "env"), None)
-    if static is None:
+    if served is None:
         _nothing("auto", address, sources, looked)
-    role = f", or give the nodes {_IDENTITY[address.scheme]}" if own_endpoint(address) else ""
-    raise StaticKeysError(
-        f'{static.description} are the only credentials for {address.uri}, and credentials="auto" never puts secret '
-        f"values into runtime_env{problems(sources)}\n  looked for: {looked}\n"
-        f'  what to do: say credentials="env" to carry them all the same ({_EXPOSED}){role}'
-    )
+    return _grant("broker", served, address, f"{served.description}: {why_not_better(served, sources)}")
 
 
 def _ambient(address: BucketAddress, sources: tuple[Source, ...], looked: str) -> Grant:
@@ -283,6 +265,8 @@ def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], loo
         )
     found = "; ".join(source.description for source in sources if source.usable)
     remedy = _SET_SECRETS[address.scheme] if mode == "env" else _SET[address.scheme]
+    if (mode, address.scheme) == ("reference", "abfss"):
+        remedy = _NOTHING_TO_NAME
     raise CredentialsNotFoundError(
         f'credentials="{mode}": no source for {address.uri} was found'
         f"{f', only {found}' if found else ''}{problems(sources)}\n  looked for: {looked}\n"

@@ -16,8 +16,9 @@ from ray_anystorage.credentials.redact import Secrets
 UNLIMITED_FOR = 20 * 60.0
 
 GOOGLE_FILE = "google.json"
+AZURE_FILE = "azure.json"
 
-Kind = Literal["aws", "google"]
+Kind = Literal["aws", "google", "azure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Lease:
     ----------
     kind
         ``aws``: ``AccessKeyId``, ``SecretAccessKey`` and perhaps ``Token``. ``google``: ``document``, the JSON text of
-        a service-account or authorized-user file.
+        a service-account or authorized-user file. ``azure``: one of ``sas_token``, ``access_key`` (the account's) and
+        ``token``, as obstore names them.
     values
         Those, by name.
     expires_at
@@ -44,7 +46,7 @@ class Lease:
         return float("inf") if self.expires_at is None else self.expires_at - time.time()
 
     def document(self) -> bytes:
-        """What the container-credentials protocol answers; empty for Google's, which has no such protocol."""
+        """What the container-credentials protocol answers; empty for the others, which have no such protocol."""
         if self.kind != "aws":
             return b""
         end = self.expires_at or time.time() + UNLIMITED_FOR
@@ -54,7 +56,12 @@ class Lease:
 
     def files(self) -> dict[str, bytes]:
         """Name and content of the files that clients read."""
-        return {GOOGLE_FILE: self.values.reveal()["document"].encode()} if self.kind == "google" else {}
+        values = self.values.reveal()
+        if self.kind == "google":
+            return {GOOGLE_FILE: values["document"].encode()}
+        if self.kind == "azure":
+            return {AZURE_FILE: json.dumps({**values, "expires_at": self.expires_at}).encode()}
+        return {}
 
     def botocore_metadata(self) -> dict[str, str]:
         """The same as botocore's refreshable credentials take it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
+from ray_anystorage.credentials.azure_leases import AZURE_FORMS, azure_lease
 from ray_anystorage.credentials.lease import Lease
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.errors import CredentialsError
@@ -135,7 +136,7 @@ class Callback:
         self._function = function
 
     def lease(self) -> Lease:
-        """Call it and read its answer, which has obstore's names or those of the AWS token service."""
+        """Call it and read its answer, which has obstore's names, those of the AWS token service or Google's."""
         try:
             answer = self._function()
         except Exception as error:  # its words may hold a secret, so they are left to the traceback
@@ -144,6 +145,8 @@ class Callback:
             self._refuse(f"returned a {type(answer).__name__}")
         if "type" in answer:
             return _google_lease(dict(answer), self.description)
+        if any(name in answer for name in AZURE_FORMS) and not any(name in answer for name in _OBSTORE_FORM[:2]):
+            return self._azure(answer)
         form = _AWS_FORM if any(name in answer for name in _AWS_FORM[:2]) else _OBSTORE_FORM
         key_name, secret_name, token_names, expiry_name = form
         values = {"AccessKeyId": self._text(answer, key_name), "SecretAccessKey": self._text(answer, secret_name)}
@@ -154,6 +157,12 @@ class Callback:
         if lease.seconds_left() <= 0:
             self._refuse(f"gave credentials that have expired: {expiry_name} is {-lease.seconds_left():.0f} s ago")
         return lease
+
+    def _azure(self, answer: Mapping[str, Any]) -> Lease:
+        given = [name for name in AZURE_FORMS if answer.get(name)]
+        if len(given) != 1:
+            self._refuse(f"returned {' and '.join(given) or 'no value'}")
+        return azure_lease(given[0], self._text(answer, given[0]), self._expiry(answer, "expires_at"), self.description)
 
     def _text(self, answer: Mapping[str, Any], name: Any) -> str:
         value = answer.get(name)
@@ -182,7 +191,8 @@ class Callback:
             f"{self.description} {what}\n  expected: access_key_id, secret_access_key and, for credentials that end, "
             "token and expires_at (seconds since the epoch, a datetime with time zone, or ISO 8601); or the same as "
             "AccessKeyId, SecretAccessKey, SessionToken and Expiration, as the AWS token service names them; or the "
-            "content of a Google service-account or authorized-user file"
+            "content of a Google service-account or authorized-user file; or, for Azure, one of sas_token, account_key "
+            "and token, with expires_at where it ends"
         )
 
 

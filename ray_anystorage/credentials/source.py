@@ -24,6 +24,7 @@ SourceKind = Literal[
     "static keys",
     "service principal",
     "callable",
+    "agent",
 ]
 
 PLATFORM_VARIABLES = ("ANYSCALE_ARTIFACT_STORAGE", "ANYSCALE_CLOUD_STORAGE_BUCKET")

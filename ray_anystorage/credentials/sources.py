@@ -107,7 +107,7 @@ def _container(address: BucketAddress, environ: Mapping[str, str]) -> Source | N
         problem = file_problem("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token_file)
     netloc = host if url.port is None else f"{host}:{url.port}"
     # A broker's agents: no node has them by itself, so what leads there travels on, to the runs that start here.
-    agents = address_in(environ)
+    agents = address_in(environ, "aws")
     references = tuple(agents.variables("aws").items()) if agents else ()
     return Source("container", "ambient", f"container credentials served at {netloc}", references, problem=problem)
 

@@ -20,7 +20,7 @@ from ray_anystorage.demo.strays import end_strays
 from ray_anystorage.errors import DemoError
 from ray_anystorage.settings import process_environment
 
-_FOREIGN = ("AWS_", "RAY_", "ANYSCALE_", "GOOGLE_", "AZURE_", "TUNE_", "TMPDIR", "TMP", "TEMP")
+_FOREIGN = ("AWS_", "RAY_", "ANYSCALE_", "ANYSTORAGE_", "GOOGLE_", "AZURE_", "TUNE_", "TMPDIR", "TMP", "TEMP")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # nothing here leaves this machine
 _OWN = {
     "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces

@@ -14,7 +14,14 @@ from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.diagnosis.check import Finding
 from ray_anystorage.environment import BucketAddress, Problem
 from ray_anystorage.transfer.cloud_store import cloud_client
-from ray_anystorage.transfer.failures import Attempt, explain_azure, no_answer, no_credentials, not_reachable
+from ray_anystorage.transfer.failures import (
+    Attempt,
+    explain_azure,
+    no_answer,
+    no_credentials,
+    not_reachable,
+    provider_failed,
+)
 from ray_anystorage.transfer.object_store import read_failure
 from ray_anystorage.transfer.s3_client import CaFileError
 
@@ -26,7 +33,7 @@ _CONNECTION_WORDS = ("error sending request", "connect", "dns")
 class ObstoreProbe:
     """One bucket and its client. A subclass knows what the provider's answers mean."""
 
-    failures: tuple[type[Exception], ...] = (obs.BaseError, OSError, ValueError, CaFileError)
+    failures: tuple[type[Exception], ...] = (obs.BaseError, OSError, ValueError, CaFileError, errors.CredentialsError)
 
     def __init__(self, address: BucketAddress, grant: Grant, timeout: float) -> None:
         self._address = address
@@ -78,12 +85,17 @@ class ObstoreProbe:
         if isinstance(error, CaFileError):
             remedy = "Put the file at this path on every node, or correct RAY_ANYSTORAGE_CA_FILE."
             return attempt.problem(errors.BucketError, str(error), remedy)
+        if isinstance(error, errors.CredentialsError):
+            return no_credentials(error.message, attempt)
         status, code, said = read_failure(error)
         debug = str(error).partition("\n")[2].lower()
         if status is not None:
             return self.explain_answer(status, code, said, attempt)
         if isinstance(error, TimeoutError) or any(word in debug for word in _TIMEOUT_WORDS):
             return no_answer(attempt)
+        failure = provider_failed(said, attempt)
+        if failure is not None:
+            return failure
         if "token request" in said or (
             not self._address.endpoint and any(word in said.lower() for word in _CREDENTIALS_WORDS)
         ):

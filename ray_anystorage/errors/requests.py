@@ -95,7 +95,3 @@ class CredentialsAgentError(CredentialsError):
 
 class UnsupportedStoreError(CredentialsError):
     """Runs cannot live in this kind of bucket, whatever the credentials."""
-
-
-class StaticKeysError(CredentialsError):
-    """Static keys are the only source, and carrying them in the open was not asked for."""

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from ray_anystorage import errors
+from ray_anystorage.credentials.agent_address import AZURE_VARIABLE
 from ray_anystorage.credentials.azure import OBSTORE_NAMES, account_of, blob_endpoint, container_of
 from ray_anystorage.credentials.broker import serve_own
 from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
-from ray_anystorage.transfer.failures import Attempt, explain_azure
+from ray_anystorage.transfer.agent_file import AgentFile
+from ray_anystorage.transfer.failures import Attempt, explain_azure, no_credentials, provider_failed
 from ray_anystorage.transfer.google_tokens import token_provider
 from ray_anystorage.transfer.object_store import NO_RETRIES, OWN_RETRIES, ObjectStore
 from ray_anystorage.transfer.s3_client import CaFileError, read_ca_file
@@ -26,6 +28,8 @@ class CloudStore(ObjectStore):
     ------
     BucketError
         The file of certificate authorities cannot be read.
+    BucketCredentialsError
+        A broker of this process has no credentials to give.
     """
 
     def __init__(self, address: BucketAddress, grant: Grant) -> None:
@@ -51,11 +55,12 @@ class CloudStore(ObjectStore):
         self, operation: str, key: str, status: int | None, code: str, said: str, error: Exception
     ) -> errors.StorageError:
         """In the words of :mod:`ray_anystorage.transfer.failures` where they know the answer."""
-        if self._address.scheme == "abfss":
-            attempt = Attempt(self._address, self._grant, operation, f"{self.uri}/{key}")
+        attempt = Attempt(self._address, self._grant, operation, f"{self.uri}/{key}")
+        problem = provider_failed(said, attempt)
+        if problem is None and self._address.scheme == "abfss":
             problem = explain_azure(status, code, said, attempt)
-            if problem is not None:
-                return problem.error()
+        if problem is not None:
+            return problem.error()
         return super().explain(operation, key, status, code, self._grant.secrets.redact(said), error)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,6 +81,8 @@ def cloud_client(address: BucketAddress, grant: Grant, *, retries: dict[str, Any
     ------
     CaFileError
         The file of certificate authorities cannot be read.
+    CredentialsError
+        A broker of this process has none to give, or a file's kind has no library here.
     """
     ca = read_ca_file(address)
     options = {
@@ -110,6 +117,9 @@ def _azure(address: BucketAddress, grant: Grant, **options: Any) -> Any:
     variables = grant.all_env_vars()
     config = {name: variables[variable] for variable, name in OBSTORE_NAMES.items() if variable in variables}
     config |= {"account_name": account_of(address), "endpoint": blob_endpoint(address)}
+    if AZURE_VARIABLE in variables:
+        serve_own(variables)
+        options["credential_provider"] = AgentFile(variables[AZURE_VARIABLE])
     return AzureStore(container_of(address), config=config, **options)
 
 
@@ -128,6 +138,8 @@ def _client(address: BucketAddress, grant: Grant, retries: dict[str, Any]) -> An
         raise errors.BucketError(
             str(error), tier="artifact", place=address.uri, tried="open it", remedy=remedy
         ) from error
+    except errors.CredentialsError as error:
+        raise no_credentials(error.message, Attempt(address, grant, "open", address.uri)).error() from error
 
 
 def _reopen(address: BucketAddress, mode: Mode, source: str, env_vars: tuple[tuple[str, str], ...]) -> CloudStore:

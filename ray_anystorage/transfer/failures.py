@@ -33,6 +33,7 @@ _NO_CREDENTIALS = (
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestExpired", "TokenRefreshRequired")
 _DENIED = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403")
 _ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307")
+_PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)", re.DOTALL)
 _AZURE_MESSAGE = re.compile(r"<Message>([^\n<]*)")
 _RIGHTS = {
     "s3": {
@@ -204,6 +205,12 @@ def not_reachable(said: str, attempt: Attempt) -> Problem:
     """Nothing listens, or the name does not resolve."""
     remedy = "Check the endpoint's host name and port (RAY_ANYSTORAGE_ENDPOINT), and that the store is running."
     return attempt.problem(errors.EndpointRefusedError, f"no connection to the endpoint: {said}", remedy)
+
+
+def provider_failed(said: str, attempt: Attempt) -> Problem | None:
+    """The problem where obstore asked one of our providers in vain; ``None`` where it says something else."""
+    failure = _PROVIDER.search(said)
+    return no_credentials(failure[1], attempt) if failure else None
 
 
 def explain_azure(status: int | None, code: str, said: str, attempt: Attempt) -> Problem | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 _STARTED = "Ray runtime started"
-_FOREIGN = ("AWS_", "RAY_", "GOOGLE_", "ANYSCALE_", "TMPDIR", "PYTHONPATH")
+_FOREIGN = ("AWS_", "RAY_", "GOOGLE_", "AZURE_", "ANYSCALE_", "ANYSTORAGE_", "TMPDIR", "PYTHONPATH")
 QUIET = {
     # Ray listens on every interface, so the cluster wants a token; said here, none is left in the home directory.
     "RAY_AUTH_MODE": "token",

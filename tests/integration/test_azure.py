@@ -21,11 +21,16 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
+from ray import cloudpickle
 
 import ray_anystorage as anystorage
 from ray_anystorage import errors
+from ray_anystorage.credentials.agent_address import AZURE_VARIABLE, address_in, new_address
+from ray_anystorage.credentials.broker import own_broker
 from ray_anystorage.credentials.choose import choose
 from ray_anystorage.credentials.grant import Grant
+from ray_anystorage.credentials.memory_folder import memory_root
+from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.cloud_store import CloudStore
@@ -36,6 +41,7 @@ from tests.harness.azurite import Azurite
 from tests.harness.bad_endpoints import HOST, answering, running
 from tests.harness.own_driver import LARGE, TRAINER, TUNER, run_driver
 from tests.harness.ray_cluster import RayCluster, leave_clean
+from tests.harness.waiting import wait_until
 from tests.harness.watching_proxy import Seen, watching_proxy
 
 # As Microsoft's "Troubleshoot 403 errors from Azure Blob Storage" quotes them.
@@ -44,6 +50,7 @@ OVER = (
     f"{FAILED}</Message><AuthenticationErrorDetail>Signature not valid in the specified time frame: Start [x] - Expiry \
 [y] - Current [z]</AuthenticationErrorDetail><Message>"
 )
+VARIABLE = "AZURE_STORAGE_SAS_TOKEN"
 DENIED = errors.BucketPermissionError
 OTHER_KEY = base64.b64encode(b"another account's key").decode()
 
@@ -204,7 +211,7 @@ def test_runs_are_looked_for_and_a_folder_is_not_read_whole(box: Box) -> None:
 
 IN_ANOTHER_PROCESS = """
 import pickle, sys
-recipe, filesystem = pickle.loads(sys.stdin.buffer.read())
+recipe, filesystem, *_ = pickle.loads(sys.stdin.buffer.read())
 store = recipe.open()
 store.write_small("small", b"hello")
 upload = store.begin("large", 9 << 20)
@@ -217,7 +224,7 @@ print(filesystem.open_input_stream(f"{recipe.address.path}/small").read().decode
 """
 
 
-def test_recipes_travel_without_secrets_and_open_anywhere(box: Box) -> None:
+def test_recipes_travel_without_secrets_and_open_anywhere(box: Box, here: pytest.MonkeyPatch) -> None:
     signed = sas(box.azurite, box.name)
     grant = box.grant(AZURE_STORAGE_SAS_TOKEN=signed)
     recipe = BucketRecipe(box.address(), grant.mode, grant.source, grant.env_vars)
@@ -233,6 +240,102 @@ def test_recipes_travel_without_secrets_and_open_anywhere(box: Box) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.split() == [b"hello", str(9 << 20).encode()]
     assert box.keys() == ["large", "small", "state"]
+
+
+# --- what a broker serves ---------------------------------------------------------------------------
+
+
+@dataclass
+class ShortLived:
+    """A user's callable that signs a SAS which soon ends, each time another."""
+
+    box: Box
+    seconds: float
+    signed: list[str] = field(default_factory=list)
+
+    def __call__(self) -> dict[str, str]:
+        self.signed.append(sas(self.box.azurite, self.box.name, minutes=self.seconds / 60))
+        return {"sas_token": self.signed[-1]}
+
+    def signatures(self) -> list[str]:
+        return [form for said in self.signed for form in (parse_qs(said)["sig"][0], said.rpartition("sig=")[2])]
+
+
+def refused(box: Box, signed: str) -> bool:
+    """Whether the store takes this SAS no more."""
+    grant = Grant("env", "SAS", "", (("AZURE_CREDENTIAL_TYPE", "sas_token"),), Secrets({VARIABLE: signed}))
+    try:
+        CloudStore(box.address(), grant).write_small("control", b"x")
+    except (errors.ExpiredTokenError, errors.WrongSecretError, errors.BucketPermissionError):
+        return True
+    return False
+
+
+def test_what_is_open_outlives_a_sas_that_ends(
+    box: Box, here: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.setenv("AZURE_STORAGE_ACCOUNT_KEY", OTHER_KEY)  # as a node may have one beside what it is given
+    here.setenv("AZURE_CREDENTIAL_TYPE", "access_key")
+    source = ShortLived(box, seconds=4)
+    grant = choose(source, box.address(), {})
+    assert (grant.mode, grant.secrets.names) == ("broker", ())
+    store, filesystem = CloudStore(box.address(), grant), build(FileSystemRecipe(box.address(), grant.env_vars))
+    recipe = BucketRecipe(box.address(), grant.mode, grant.source, grant.env_vars)
+    pickled = pickle.dumps((recipe, filesystem, store))
+    store.write_small("before", b"x")
+    first = source.signed[0]
+    wait_until(lambda: refused(box, first), 20, "the first SAS has ended")
+    store.write_small("small", b"hello")
+    with filesystem.open_output_stream(f"{box.address().path}/state") as stream:
+        stream.write(b"state")
+    assert filesystem.open_input_stream(f"{box.address().path}/small").read() == b"hello"
+    assert first != source.signed[-1]
+    assert all(check.ok for check in check_bucket(box.address(), grant))
+    assert list_keys(box.address(), grant, "team a/sm", timeout=5) == ["team a/small"]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS], input=pickled, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    said = repr((grant, store, filesystem, recipe)) + caplog.text + done.stderr.decode() + json.dumps(dict(os.environ))
+    for secret in source.signatures():
+        assert secret not in said
+        assert secret.encode() not in pickled
+
+
+def test_a_source_that_gives_nothing_is_an_error_of_its_own(box: Box) -> None:
+    def broken() -> dict[str, str]:
+        raise RuntimeError("planted words")
+
+    grant = choose(broken, box.address(), {})
+    kind, says = errors.BucketCredentialsError, "no credentials can be had: the callable .*broken raised RuntimeError"
+    found = first_problem(check_bucket(box.address(), grant))
+    assert found is not None
+    for attempt in (
+        lambda: CloudStore(box.address(), grant),
+        lambda: list_keys(box.address(), grant, "team a/run/", timeout=5),
+        lambda: (_ for _ in ()).throw(found.error()),
+    ):
+        with pytest.raises(kind, match=says) as raised:
+            attempt()
+        assert "planted words" not in str(raised.value)
+
+
+def test_a_node_without_its_agent_says_so(box: Box) -> None:
+    gone, held = new_address(memory_root())
+    held.close()
+    grant = Grant("ambient", "a broker", "", tuple(gone.variables("azure").items()))
+    kind, says = (
+        errors.BucketCredentialsError,
+        r"no credentials can be had: /\S+/azure\.json cannot be read: No such file",
+    )
+    with pytest.raises(kind, match=says):
+        CloudStore(box.address(), grant).write_small("a", b"x")
+    with pytest.raises(kind, match=says):
+        list_keys(box.address(), grant, "team a/run/", timeout=5)
+    found = first_problem(check_bucket(box.address(), grant))
+    assert found is not None
+    with pytest.raises(kind, match=says):
+        raise found.error()
 
 
 @pytest.mark.soak
@@ -253,6 +356,60 @@ def test_a_train_run_with_a_sas_of_the_container(ray_cluster: RayCluster, box: B
     assert secret not in output
     stored = (b"".join(pieces(box, key)) for key in keys if not key.endswith("large.bin"))
     assert not [content for content in stored if secret.encode() in content]
+
+
+INNER = """
+import json, os, pathlib, sys, tempfile
+import ray, ray.train
+from ray.train import Checkpoint, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+import ray_anystorage as anystorage
+
+folder = sys.argv[1]
+
+def train(config):
+    with tempfile.TemporaryDirectory() as directory:
+        pathlib.Path(directory, "n").write_text("1")
+        ray.train.report({"n": 1}, checkpoint=Checkpoint.from_directory(directory))
+    return sorted(name for name in os.environ if name.startswith(("AZURE_", "ANYSTORAGE_")))
+
+@ray.remote(num_cpus=0)
+def start():
+    config = anystorage.run_config("inner", artifact_storage=folder, tier="artifact")
+    result = DataParallelTrainer(train, scaling_config=ScalingConfig(num_workers=1), run_config=config).fit()
+    with result.checkpoint.as_directory() as directory:
+        return [config.recipe.credentials, result.return_value, pathlib.Path(directory, "n").read_text()]
+
+ray.init(runtime_env=anystorage.runtime_env(artifact_storage=folder), logging_level="WARNING")
+print("RESULT", json.dumps(ray.get(start.remote())))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.needs_ray
+@pytest.mark.parametrize("script", ["train", "tune", "a run inside a task"])
+def test_runs_are_served_by_a_broker_and_the_secret_is_found_nowhere(
+    script: str, ray_cluster: RayCluster, box: Box, tmp_path: Path
+) -> None:
+    signed = sas(box.azurite, box.name)
+    env = {VARIABLE: signed, "RAY_ANYSTORAGE_ENDPOINT": box.azurite.endpoint, "HOME": str(tmp_path)}
+    text, arguments = {"train": (TRAINER, ("2", "")), "tune": (TUNER, ()), "a run inside a task": (INNER, ())}[script]
+    served = text.replace('credentials="env"', 'credentials="auto"')
+    said, output = run_driver(ray_cluster, served, env, box.uri, *arguments)
+    names = [AZURE_VARIABLE, "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT"]
+    if script == "a run inside a task":
+        why = said.pop(0)
+        assert why.startswith("ambient: what a broker's agent keeps in /dev/shm/anystorage-")
+    assert said == {"train": [2, 0, LARGE, None], "tune": [1], "a run inside a task": [names, "1"]}[script]
+    keys = box.keys()
+    stored = [content for key in keys if not key.endswith("large.bin") for content in pieces(box, key)]
+    files = [path for root in (ray_cluster.directory, tmp_path) for path in root.rglob("*") if path.is_file()]
+    assert stored
+    assert files
+    for secret in (parse_qs(signed)["sig"][0], signed.rpartition("sig=")[2]):
+        assert secret not in output
+        assert not [content for content in stored if secret.encode() in content]
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
 @pytest.mark.soak
@@ -286,19 +443,37 @@ def below(box: Box, seen: Seen) -> bool:
     return seen.path.startswith(f"{container}/team a/")
 
 
-def test_static_keys_alone_are_refused_until_asked_for_by_name(box: Box, here: pytest.MonkeyPatch) -> None:
+def test_static_keys_are_served_unless_they_are_to_travel(box: Box, here: pytest.MonkeyPatch) -> None:
     here.setenv("AZURE_STORAGE_ACCOUNT_KEY", box.azurite.key)
-    with pytest.raises(errors.StaticKeysError, match='credentials="env"') as raised:
-        anystorage.run_config("mine", artifact_storage=box.uri, tier="artifact")
-    config = anystorage.run_config("mine", artifact_storage=box.uri, tier="artifact", credentials="env")
+    served = anystorage.run_config("mine", artifact_storage=box.uri, tier="artifact")
+    variables = served.worker_runtime_env["env_vars"]
+    assert address_in(variables, "azure") is not None
+    assert not {"AZURE_STORAGE_ACCOUNT_KEY", "AZURE_CREDENTIAL_TYPE"} & variables.keys()
+    assert box.azurite.key.encode() not in cloudpickle.dumps(served)
+    sent = anystorage.run_config("mine", artifact_storage=box.uri, tier="artifact", credentials="env")
+    assert sent.worker_runtime_env["env_vars"]["AZURE_CREDENTIAL_TYPE"] == "access_key"
     plan = anystorage.plan("mine", artifact_storage=box.uri, tier="artifact")
-    assert plan.storage_path == config.storage_path == box.uri
-    assert box.azurite.key not in str(raised.value) + repr(config) + plan.explain() + json.dumps(plan.to_dict())
-    assert box.azurite.key.encode() not in pickle.dumps(config.recipe)
-    assert config.worker_runtime_env["env_vars"]["AZURE_CREDENTIAL_TYPE"] == "access_key"
+    assert plan.storage_path == sent.storage_path == served.storage_path == box.uri
+    assert box.azurite.key not in repr(served) + repr(sent) + plan.explain() + json.dumps(plan.to_dict())
+    assert box.azurite.key.encode() not in pickle.dumps(sent.recipe)
+
+
+def test_the_doctor_tries_the_container_with_what_is_served(box: Box, here: pytest.MonkeyPatch) -> None:
+    here.setenv("AZURE_STORAGE_SAS_TOKEN", sas(box.azurite, box.name))
+    report = anystorage.doctor(artifact_storage=box.uri)
+    (bucket,) = [tier for tier in report.tiers if tier.place.tier == "artifact"]
+    assert bucket.serves, report.problems
+    assert "broker" in report.credentials
+    assert "sig=" not in json.dumps(report.to_dict())
+    broken = anystorage.doctor(artifact_storage=box.uri, credentials=lambda: {"account_key": "planted!"})
+    assert "not in base64" in json.dumps(broken.to_dict())
+    assert "planted" not in json.dumps(broken.to_dict())
 
 
 # --- beyond the emulator: what is asked of Azure's own services -------------------------------------
+
+
+INVALID_CLIENT = "AADSTS7000215: Invalid client secret provided: 'planted'.\r\nTrace ID: 1"
 
 
 @dataclass
@@ -308,6 +483,7 @@ class Cloud:
     endpoint: str = ""
     asked: list[tuple[str, str, dict[str, list[str]], dict[str, str]]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    refuses: bool = False
 
 
 @pytest.fixture
@@ -326,7 +502,9 @@ def cloud() -> Iterator[Cloud]:
             token = "token" in url.path
             payload = json.dumps({"access_token": "given", "expires_in": 3600, "expires_on": "4102444800",
                                   "token_type": "Bearer", "resource": "x"}).encode() if token else b""  # fmt: skip
-            self.send_response(200 if token else 201)
+            if token and stand_in.refuses:
+                payload = json.dumps({"error": "invalid_client", "error_description": INVALID_CLIENT}).encode()
+            self.send_response((401 if stand_in.refuses else 200) if token else 201)
             for name, value in {"Content-Length": str(len(payload)), "ETag": '"1"'}.items():
                 self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
@@ -388,3 +566,43 @@ def test_a_service_principal_signs_in_with_its_secret(cloud: Cloud, here: pytest
     assert (method, path) == ("POST", "/tenant/oauth2/v2.0/token")
     assert (form["client_id"], form["client_secret"]) == (["client"], ["planted"])
     assert signed == "Bearer given"
+
+
+def principal(cloud: Cloud) -> tuple[BucketAddress, dict[str, str]]:
+    address = BucketAddress("abfss", "box@acc.dfs.core.windows.net", "runs")
+    known = {"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client", "AZURE_CLIENT_SECRET": "planted"}
+    return address, {**known, "AZURE_AUTHORITY_HOST": cloud.endpoint}
+
+
+def test_of_a_service_principal_the_nodes_get_the_tokens_alone(cloud: Cloud, here: pytest.MonkeyPatch) -> None:
+    grant = choose("auto", *principal(cloud))
+    broker = own_broker(dict(grant.env_vars))
+    assert broker is not None
+    (method, path, form), signed = written_with(cloud, grant)
+    assert (grant.mode, method, path) == ("broker", "POST", "/tenant/oauth2/v2.0/token")
+    assert (form["grant_type"], form["client_id"], form["client_secret"]) == (
+        ["client_credentials"],
+        ["client"],
+        ["planted"],
+    )
+    assert form["scope"] == ["https://storage.azure.com/.default"]
+    assert signed == "Bearer given"
+    for file in Path(broker.address.folder).iterdir():
+        assert "planted" not in file.read_text()
+    assert 3500 < broker.lease().seconds_left() <= 3600
+    broker._due = 0.0
+    assert broker.lease() is broker.provider.lease(), "a token is used until half of its time is over"
+    assert "planted" not in repr(vars(broker.provider)) + repr(grant)
+
+
+def test_a_service_principal_that_is_refused_says_why_without_its_secret(
+    cloud: Cloud, here: pytest.MonkeyPatch
+) -> None:
+    cloud.refuses = True
+    address, environ = principal(cloud)
+    with pytest.raises(errors.BucketCredentialsError, match="gets no token: invalid_client: AADSTS7000215") as raised:
+        CloudStore(address, choose("auto", address, environ))
+    assert "planted" not in str(raised.value) + str(raised.value.__cause__)
+    environ["AZURE_AUTHORITY_HOST"] = "http://127.0.0.1:9"
+    with pytest.raises(errors.BucketCredentialsError, match=r"http://127\.0\.0\.1:9 is not reached"):
+        CloudStore(address, choose("auto", address, environ))

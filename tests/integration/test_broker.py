@@ -26,7 +26,7 @@ from ray_anystorage import errors
 from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.cluster.vault import NAMESPACE, Vault, on_node, vault_name
 from ray_anystorage.credentials.agent import Agent
-from ray_anystorage.credentials.agent_address import HOST, AgentAddress, address_in, new_address
+from ray_anystorage.credentials.agent_address import AZURE_VARIABLE, HOST, AgentAddress, address_in, new_address
 from ray_anystorage.credentials.broker import own_broker
 from ray_anystorage.credentials.choose import choose
 from ray_anystorage.credentials.lease import Lease
@@ -36,6 +36,7 @@ from ray_anystorage.diagnosis.bucket import check_bucket
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.testing.s3_sessions import ROLE
+from ray_anystorage.transfer.agent_file import AgentFile
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, RecipeS3FileSystem, StoreFileSystem, build
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
 from tests.harness.waiting import wait_until
@@ -326,6 +327,21 @@ def test_a_nodes_agent_follows_the_vault_comes_back_and_ends_with_it(driver: Non
         assert given(address) == "A2"
     wait_until(lambda: not Path(address.folder).exists(), 30, "its files are gone")
     assert address.ask()[0] == 0
+
+
+def test_a_nodes_agent_keeps_azures_file_up_to_date(driver: None, address: AgentAddress) -> None:
+    variables = address.variables("azure")
+
+    def signed() -> str:
+        ensure_agent(variables)
+        return str(AgentFile(variables[AZURE_VARIABLE])()["sas_token"])
+
+    asked = ray.remote(signed).options(num_cpus=0, runtime_env={"env_vars": variables})
+    with vault_of(address) as vault:
+        for sas in ("sig=1", "sig=2"):
+            ray.get(vault.put.remote("the-token", Lease("azure", Secrets({"sas_token": sas})).to_message()))
+            wait_until(lambda sas=sas: ray.get(asked.remote(), timeout=60) == sas, 30, f"the file holds {sas}")
+    wait_until(lambda: not Path(address.folder).exists(), 30, "its files are gone")
 
 
 def test_a_port_that_is_taken_on_a_node_is_named_there(driver: None, address: AgentAddress) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -23,7 +24,7 @@ from ray_anystorage.credentials import agent as agent_module
 from ray_anystorage.credentials import guardian
 from ray_anystorage.credentials.agent import Agent, is_ours
 from ray_anystorage.credentials.agent_address import AgentAddress, address_in, new_address
-from ray_anystorage.credentials.lease import UNLIMITED_FOR, Lease
+from ray_anystorage.credentials.lease import UNLIMITED_FOR, Kind, Lease
 from ray_anystorage.credentials.memory_folder import MemoryFolder, memory_root
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.errors import CredentialsAgentError
@@ -32,6 +33,7 @@ from tests.harness.waiting import wait_until
 TOKEN = "the-token-of-this-broker"
 KEYS = {"AccessKeyId": "AKPLANTED", "SecretAccessKey": "planted/Secret+Value"}
 GOOGLE = Lease("google", Secrets({"document": '{"type": "service_account", "private_key": "planted"}'}))
+AZURE = Lease("azure", Secrets({"sas_token": "sig=planted"}), 4070908800.0)
 
 
 def lease(expires_in: float | None = None) -> Lease:
@@ -234,6 +236,16 @@ def test_its_files_are_private_and_end_with_it(address: AgentAddress) -> None:
         "google.json": 0o600,
     }
     assert (folder / "google.json").read_bytes() == GOOGLE.files()["google.json"]
+    agent.take(AZURE)
+    file = folder / "azure.json"
+    assert (stat.S_IMODE(file.stat().st_mode), json.loads(file.read_text())) == (
+        0o600,
+        {"sas_token": "sig=planted", "expires_at": 4070908800.0},
+    )
+    before = file.stat().st_ino
+    agent.take(AZURE)
+    assert file.stat().st_ino != before, "a reader may have it open"
+    assert talk(address.port, request(address, f"Authorization: {TOKEN}")).startswith(b"HTTP/1.1 204 ")
     assert address.serves()
     agent.close()
     assert not folder.exists()
@@ -415,9 +427,10 @@ def test_a_stranger_on_the_port_is_not_shown_the_token(address: AgentAddress) ->
 
 
 def test_the_address_is_found_in_the_variables(address: AgentAddress) -> None:
-    for kind in ("aws", "google"):
-        variables = {"AWS_REGION": "r", **address.variables(kind)}  # type: ignore[arg-type]
+    for kind in get_args(Kind):
+        variables = {"AWS_REGION": "r", **address.variables(kind)}
         assert address_in(variables) == address
+        assert [other for other in get_args(Kind) if address_in(variables, other)] == [kind]
     aws = address.variables("aws")
     assert address_in({}) is None
     assert address_in({**aws, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.2/x"}) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import logging
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import Mock
 
 import pytest
@@ -22,7 +23,7 @@ from ray_anystorage.credentials import broker as broker_module
 from ray_anystorage.credentials.agent import Agent
 from ray_anystorage.credentials.agent_address import new_address
 from ray_anystorage.credentials.broker import Broker, broker_of, own_broker, without_gone
-from ray_anystorage.credentials.lease import Lease
+from ray_anystorage.credentials.lease import Kind, Lease
 from ray_anystorage.credentials.memory_folder import MemoryFolder, memory_root
 from ray_anystorage.credentials.providers import BotocoreSource, Callback, GoogleFile, StaticKeys, renew_in
 from ray_anystorage.credentials.redact import Secrets
@@ -85,6 +86,34 @@ def test_a_callable_may_give_googles_file() -> None:
     assert json.loads(Callback(lambda: content).lease().files()["google.json"]) == content
 
 
+SAS = "sp=rwdl&sv=2020-12-06&sr=c&sig=planted%2FSecret"
+KEY = base64.b64encode(SECRET.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "expires_at"),
+    [
+        ({"sas_token": SAS, "expires_at": LATER}, {"sas_token": SAS}, LATER.timestamp()),
+        ({"sas_token": f"?{SAS}&se=2098-01-01T00:00:00Z", "expires_at": LATER}, None, 4039372800.0),
+        ({"sas_token": f"{SAS}&se=2199-01-01", "expires_at": LATER}, None, LATER.timestamp()),
+        ({"sas_token": SAS}, {"sas_token": SAS}, None),
+        ({"account_key": KEY}, {"access_key": KEY}, None),
+        ({"access_key": KEY, "expires_at": None}, {"access_key": KEY}, None),
+        ({"token": TOKEN, "expires_at": LATER}, {"token": TOKEN}, LATER.timestamp()),
+        ({"sas_token": SAS, "account_name": "acc"}, {"sas_token": SAS}, None),
+    ],
+)
+def test_a_callable_may_give_what_azure_takes(
+    answer: dict[str, Any], given: dict[str, str] | None, expires_at: float | None
+) -> None:
+    lease = Callback(lambda: answer).lease()
+    assert (lease.kind, lease.expires_at) == ("azure", expires_at)
+    assert given is None or values(lease) == given
+    assert json.loads(lease.files()["azure.json"]) == {**values(lease), "expires_at": expires_at}
+    assert lease.document() == b""
+    assert SECRET not in repr(lease)
+
+
 WRONG = {
     "no secret_access_key; there is access_key_id": {"access_key_id": "AKPLANTED"},
     "no SecretAccessKey; there is AccessKeyId": {"AccessKeyId": "AKPLANTED"},
@@ -95,6 +124,12 @@ WRONG = {
     "a list as expires_at": {**OBSTORE, "expires_at": [SECRET]},
     "credentials that have expired": {**OBSTORE, "expires_at": 1000.0},
     "a str$": f"{SECRET}",
+    "sas_token that cannot be used: it has no signature": {"sas_token": SECRET},
+    "sas_token that cannot be used: it expired at 2001": {"sas_token": f"{SAS}&se=2001-01-01"},
+    "sas_token that expired": {"sas_token": SAS, "expires_at": 1000.0},
+    "account_key that cannot be used: it is not in base64": {"account_key": f"{SECRET}!"},
+    "returned sas_token and account_key": {"sas_token": SAS, "account_key": KEY},
+    "returned no value\n.*for Azure, one of sas_token, account_key and token": {"token": ""},
     "gives no service_account": {"type": "external_account", "x": SECRET},
 }
 
@@ -107,7 +142,7 @@ def test_what_is_wrong_with_an_answer_is_said_without_its_values(what: str) -> N
     with pytest.raises(CredentialsError, match=what.rstrip("$")) as caught:
         Callback(my_credentials).lease()
     assert "my_credentials" in str(caught.value)
-    assert SECRET not in str(caught.value)
+    assert not [secret for secret in (SECRET, SAS, KEY, TOKEN) if secret in str(caught.value)]
 
 
 def test_what_a_callable_raises_is_its_cause_and_not_quoted() -> None:
@@ -431,12 +466,26 @@ def test_one_source_has_one_broker() -> None:
     assert SECRET not in repr(planted.identity)
 
 
+def test_a_callable_may_serve_two_kinds_of_store() -> None:
+    answers = [{"sas_token": SAS}, OBSTORE]
+    source = Callback(lambda: answers.pop())
+    aws, azure = broker_of(source), broker_of(source, "azure")
+    assert aws is not azure
+    assert (aws.lease().kind, azure.lease().kind) == ("aws", "azure")
+
+
+def test_the_answer_for_another_kind_of_store_is_refused() -> None:
+    with pytest.raises(CredentialsError, match="gives aws credentials, not azure ones"):
+        broker_of(Callback(lambda: OBSTORE), "azure").lease()
+
+
 def test_a_driver_is_not_led_to_the_agents_of_an_earlier_one() -> None:
     _, source = made(60)
     own = broker_of(Callback(source)).address.variables("aws")
     gone, held = new_address(memory_root())
     held.close()
-    assert without_gone({"AWS_REGION": "r", **gone.variables("aws")}) == {"AWS_REGION": "r"}
+    for kind in get_args(Kind):
+        assert without_gone({"AWS_REGION": "r", **gone.variables(kind)}) == {"AWS_REGION": "r"}
     assert without_gone({"AWS_REGION": "r", **own}) == {"AWS_REGION": "r", **own}
     agent = Agent(gone, "token")
     agent.start()
