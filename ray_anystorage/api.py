@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import ray.tune
 
     from ray_anystorage.tune.experiment import TuneExperiment
+    from ray_anystorage.tune.inside import Trial
 
 
 def discover(
@@ -121,6 +123,9 @@ def run_config(
 ) -> ray.train.RunConfig:
     """A ``ray.train.RunConfig`` for any Train V2 trainer, on the storage that the plan chose and checked.
 
+    In a trial of an experiment of ours, the run has the experiment's storage, below the trial's folder; what it reports
+    is handed on to Tune, with ``checkpoint_path`` as what :class:`ray_anystorage.Checkpoint` opens.
+
     Parameters
     ----------
     name, checkpoint_size, audience, tier
@@ -148,6 +153,13 @@ def run_config(
 
     request = Request.of(name, checkpoint_size, _num_to_keep(ray_run_config_kwargs), audience, tier)
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
+    trial = _trial()
+    if trial is not None:
+        from ray_anystorage.tune.inside import build_inner_run_config
+
+        return build_inner_run_config(
+            trial, request, credentials=credentials, roots=roots, preflight=preflight, **ray_run_config_kwargs
+        )
     return build_run_config(
         request,
         credentials=credentials,
@@ -292,6 +304,15 @@ def results(
     from ray_anystorage.train.results import read_results
 
     return read_results(find_run(name, credentials=credentials, artifact_storage=artifact_storage))
+
+
+def _trial() -> Trial | None:
+    """The trial that this process runs, which has everything of Tune imported."""
+    if "ray.tune" not in sys.modules:
+        return None
+    from ray_anystorage.tune.inside import current_trial
+
+    return current_trial()
 
 
 def _num_to_keep(ray_arguments: Mapping[str, Any]) -> int | None:

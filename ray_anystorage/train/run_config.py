@@ -26,6 +26,8 @@ from ray_anystorage.train.preflight import Preflight
 from ray_anystorage.train.storage_context import AnyStorageContext, open_storage
 from ray_anystorage.train.validation import install_validation
 
+MIRRORED = (CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,)  # files of Ray's in a home on a mount that have a second copy
+
 
 @dataclass(repr=False)
 class AnyStorageRunConfig(RunConfigV2):  # type: ignore[misc]
@@ -84,22 +86,47 @@ def build_run_config(
     check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfigV2)})
     runtime_env = ray_arguments.pop("worker_runtime_env", None)
     resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots, runtime_env=runtime_env)
-    recipe = storage_recipe(resolved, mirrored=(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,))
+    recipe = storage_recipe(resolved, mirrored=MIRRORED)
+    carries = merge_runtime_env(runtime_env, resolved.worker_env_vars(), resolved.plan.secret_names)
+    ray_arguments["worker_runtime_env"] = carries
+    return assemble(
+        recipe,
+        carried=tuple(sorted(resolved.worker_env_vars())),
+        secret_names=resolved.plan.secret_names,
+        preflight=preflight,
+        **ray_arguments,
+    )
+
+
+def assemble(
+    recipe: StorageRecipe,
+    *,
+    carried: tuple[str, ...],
+    secret_names: tuple[str, ...],
+    preflight: bool,
+    **ray_arguments: Any,
+) -> AnyStorageRunConfig:
+    """The config of a run on storage that is decided, with our callbacks around the user's.
+
+    Parameters
+    ----------
+    carried, secret_names
+        Of the variables of ``worker_runtime_env`` those that the run's processes get for their storage, and those of
+        them that are secret.
+    """
     refuse_local_mode(AnyStorageRunConfig)
     feed_while_fitting(AnyStorageRunConfig)
-    env_vars = resolved.worker_env_vars()
     return AnyStorageRunConfig(
-        name=resolved.name,
-        storage_path=resolved.plan.storage_path,
+        name=recipe.name,
+        storage_path=recipe.uri,
         callbacks=[
             *([Preflight()] if preflight else []),  # before callbacks of the user's
             *(ray_arguments.pop("callbacks", None) or []),
             NodeSetup(recipe, look=not preflight),
             RunEnd(),
         ],
-        worker_runtime_env=merge_runtime_env(runtime_env, env_vars, resolved.plan.secret_names),
         recipe=recipe,
-        carried=tuple(sorted(env_vars)),
-        secret_names=resolved.plan.secret_names,
+        carried=carried,
+        secret_names=secret_names,
         **ray_arguments,
     )

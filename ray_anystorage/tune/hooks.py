@@ -16,6 +16,7 @@ _OLDEST, _NEWEST = "2.54", "2.60"
 try:
     from ray._private.state import actors
     from ray.train._internal import checkpoint_manager as checkpoint_manager_module
+    from ray.train._internal.session import get_session
     from ray.train._internal.storage import StorageContext
     from ray.train._internal.syncer import _BackgroundSyncer
     from ray.tune.execution import class_cache
@@ -38,6 +39,7 @@ __all__ = [
     "carry_to_trials",
     "check_hooks",
     "checkpoint_manager_module",
+    "get_session",
     "keep_from_trials",
     "trial_module",
 ]

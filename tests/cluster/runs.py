@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,25 @@ class Run:
         }
 
     def start(
-        self, *hosts: int, until: int, names: str = "step", failures: int = 0, size: int = SIZE, **scaling: Any
+        self,
+        *hosts: int,
+        until: int,
+        names: str = "step",
+        failures: int = 0,
+        size: int = SIZE,
+        env: Mapping[str, str] | None = None,
+        **scaling: Any,
     ) -> Driver:
         """Start its driver in host 1, with a worker on each of these hosts, or as Ray's ScalingConfig says.
 
-        It saves the checkpoints ``names-1``, ``names-2`` and so on, up to ``until``.
+        It saves the checkpoints ``names-1``, ``names-2`` and so on, up to ``until``. ``env`` is the site's where ``None``.
         """
         if hosts:
             scaling = {"num_workers": len(hosts), "label_selector": [{"host": str(host)} for host in hosts]}
         arguments = {"tier": "artifact"} if self.in_bucket else {}
         told = {"run": self.name, "until": until, "names": names, "failures": failures, "size": size,
                 "scaling": scaling, "arguments": arguments, "gates": f"{CLUSTER}/gates/{self.name}"}  # fmt: skip
-        return self.lab.hosts[1].driver(Path(__file__).with_name("driver.py"), json.dumps(told), env=self.env)
+        return self.lab.hosts[1].driver(Path(__file__).with_name("driver.py"), json.dumps(told), env=env or self.env)
 
     def open(self, *steps: int) -> None:
         """Let its workers go on with these steps."""

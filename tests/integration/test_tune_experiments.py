@@ -306,3 +306,115 @@ def test_a_decorated_trainable_is_called_as_before_and_says_what_it_cannot_do(
     with pytest.raises(anystorage.errors.InvalidSizeError):
         anystorage.tune_experiment("sized", checkpoint_size="much")
     assert os.listdir(site.mount / "doubles") == [".anystorage"]
+
+
+INNER = """
+import json, os, pathlib, sys, tempfile
+import ray, ray.train
+from ray import tune
+from ray.train import ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+import ray_anystorage as anystorage
+
+def train(config):
+    for n in range(1, 3):
+        with tempfile.TemporaryDirectory() as directory:
+            pathlib.Path(directory, "n").write_text(f"{config['x']} {n}")
+            ray.train.report({"n": n}, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
+@anystorage.tune_experiment("outer", tier=sys.argv[1], verbose=0)
+def trial(config):
+    try:
+        anystorage.run_config(tier="user")
+    except anystorage.errors.ConfigClashError as error:
+        assert "has the storage of its experiment 'outer'" in str(error)
+    run_config = anystorage.run_config("inner")
+    DataParallelTrainer(
+        train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
+        run_config=run_config,
+    ).fit()
+
+ray.init(log_to_driver=False)
+results = trial.fit({"x": tune.grid_search([1, 2])})
+assert not results.errors, results.errors
+found = {}
+for result in results:
+    path = result.metrics["checkpoint_path"]
+    with anystorage.Checkpoint(path).as_directory() as directory:
+        found[result.config["x"]] = [path, pathlib.Path(directory, "n").read_text(), result.metrics["n"]]
+print("RESULT", json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("tier", ["artifact", pytest.param("cluster", marks=pytest.mark.soak)])
+def test_a_run_inside_a_trial_lies_in_the_trial_s_folder(ray_cluster: RayCluster, site: Site, tier: str) -> None:
+    done = ray_cluster.run_driver(INNER, tier, env=site.env, timeout=170)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    found = json.loads(line)
+    home = f"s3://{site.bucket}/{FOLDER}/outer/" if tier == "artifact" else f"{site.mount}/outer/"
+    for x, (path, held, n) in found.items():
+        assert (held, n) == (f"{x} 2", 2)
+        trial, run, checkpoint = path.removeprefix(home).split("/")
+        assert (f"x={x}" in trial, run, checkpoint.startswith("checkpoint_")) == (True, "inner", True)
+    assert site.secret_is_in() == []
+
+
+PBT = """
+import json, os, pathlib, random, sys, tempfile
+import ray
+from ray import tune
+from ray.tune.schedulers import PopulationBasedTraining
+import ray_anystorage as anystorage
+
+@anystorage.tune_experiment("population", checkpoint_config=tune.CheckpointConfig(num_to_keep=2), verbose=0)
+def trial(config):
+    step, from_whom = 0, None
+    if (checkpoint := tune.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as directory:
+            state = json.loads(pathlib.Path(directory, "state").read_text())
+            data = pathlib.Path(directory, "data").read_bytes()
+        assert data == random.Random(f"{state['who']} {state['step']}").randbytes(3000), "other bytes"
+        step, from_whom = state["step"], state["who"]
+    who = tune.get_context().get_trial_id()
+    while step < 8:
+        step += 1
+        with tempfile.TemporaryDirectory() as directory:
+            pathlib.Path(directory, "state").write_text(json.dumps({"who": who, "step": step}))
+            pathlib.Path(directory, "data").write_bytes(random.Random(f"{who} {step}").randbytes(3000))
+            score = step * config["lr"]
+            tune.report({"score": score, "step": step, "exchanged": from_whom not in (None, who)},
+                        checkpoint=tune.Checkpoint.from_directory(directory))
+
+ray.init(log_to_driver=False)
+scheduler = PopulationBasedTraining(
+    time_attr="training_iteration", perturbation_interval=2, quantile_fraction=0.5, synch=True,
+    hyperparam_mutations={"lr": tune.uniform(0.1, 10)}, custom_explore_fn=None,
+)
+results = trial.fit(
+    {"lr": tune.grid_search([0.1, 0.2, 5.0, 9.0])},
+    tune.TuneConfig(metric="score", mode="max", scheduler=scheduler),
+)
+assert not results.errors, results.errors
+held = []
+for result in results:
+    with result.checkpoint.as_directory() as directory:
+        state = json.loads(pathlib.Path(directory, "state").read_text())
+        data = pathlib.Path(directory, "data").read_bytes()
+        assert data == random.Random(f"{state['who']} {state['step']}").randbytes(3000), "other bytes"
+        held.append(state["step"])
+print("RESULT", json.dumps({"held": held, "exchanged": [result.metrics["exchanged"] for result in results]}))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("threshold", ["1GB", "1kB"])
+def test_a_population_exchanges_checkpoints(ray_cluster: RayCluster, site: Site, threshold: str) -> None:
+    site.env["RAY_ANYSTORAGE_THRESHOLD"] = threshold
+    done = ray_cluster.run_driver(PBT, env=site.env, timeout=170)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    found = json.loads(line)
+    assert found["held"] == [8, 8, 8, 8]
+    assert any(found["exchanged"]), "no trial went on from another's checkpoint: the test shows nothing"
+    assert max(checkpoints_in(site.files("population")).values()) <= 2
