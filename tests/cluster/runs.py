@@ -67,7 +67,7 @@ class Run:
     ) -> Driver:
         """Start its driver in host 1, with a worker on each of these hosts, or as Ray's ScalingConfig says.
 
-        It saves the checkpoints ``names-1``, ``names-2`` and so on, up to ``until``. ``env`` is the site's where ``None``.
+        It saves the checkpoints ``names-1``, ``names-2`` and so on, up to ``until``. ``env`` is the site's unless said.
         """
         if hosts:
             scaling = {"num_workers": len(hosts), "label_selector": [{"host": str(host)} for host in hosts]}
