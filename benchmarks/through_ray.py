@@ -214,7 +214,7 @@ def main(quick: bool, places: tuple[str, ...], wanted: tuple[str, ...], rounds: 
     report: Figures = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(None), "cells": []}
     path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}-through-ray{'-quick' if quick else ''}.json"
     results.mkdir(parents=True, exist_ok=True)
-    with staged(None) as stage, _ray(stage):
+    with staged(None) as stage, ray_node(stage):
         for place in (place for place in shapes.PLACES if place.name in (places or _NAMES)):
             for shape in shapes.shapes(place, quick=quick):
                 if wanted and not str(shape).startswith(wanted):
@@ -229,14 +229,14 @@ def main(quick: bool, places: tuple[str, ...], wanted: tuple[str, ...], rounds: 
 
 
 @contextlib.contextmanager
-def _ray(stage: Stage) -> Iterator[None]:
-    """One node for both runs, with the environment of the stage."""
+def ray_node(stage: Stage) -> Iterator[str]:
+    """One node for all runs, with the environment of the stage; its address."""
     os.environ.update(stage.node_environment())
     import ray  # reads its environment when it is imported
 
     ray.init(_node_ip_address=HOST, num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     try:
-        yield
+        yield _address()
     finally:
         ray.shutdown()
 

@@ -1,0 +1,95 @@
+"""What storage costs an experiment of many short trials: ``python -m benchmarks.tune [--trials 200] [--place far]``.
+
+Stock Tune and this package run the same experiment (ASHA, three reports with a checkpoint of four small files each, the last
+of each trial kept) by turns, each in a fresh driver on one Ray node, and the proxy before the store counts requests and bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from benchmarks import clients, machine, shapes
+from benchmarks.paired import ratio, spread
+from benchmarks.stage import Stage, staged
+from benchmarks.through_ray import ray_node
+
+_RESULTS = Path(__file__).parent / "results"
+_NAMES = [place.name for place in shapes.PLACES]
+_REPORTS = 3
+_LONGEST = 1800.0  # seconds
+
+
+def run(stage: Stage, place: shapes.Place, client: str, trials: int, address: str) -> dict[str, Any]:
+    """One experiment: its seconds, and the requests and bytes that it took."""
+    with stage.place(place) as target:
+        target, proxy = stage.counting(place, target)
+        before = proxy.counts() if proxy else None
+        order = {"client": client, "target": asdict(target), "trials": trials, "reports": _REPORTS, "ray": address}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.tune_driver", json.dumps(order)],
+            env=stage.site(target),
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{client}: {done.stderr[-3000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if answer["errors"] or answer["trials"] != trials or not answer["opened"]:
+            raise RuntimeError(f"{client}: {answer}")
+        if proxy and before:
+            used = proxy.counts().since(before)
+            answer |= {"requests": sum(used.requests.values()), "by_method": used.requests}
+            answer |= {"bytes_up": used.bytes_up, "bytes_down": used.bytes_down}
+        return answer
+
+
+@click.command(help=__doc__)
+@click.option("--trials", default=200, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
+def main(trials: int, rounds: int, places: tuple[str, ...], results: Path) -> None:
+    """See the module."""
+    console, chance = Console(width=150), random.Random(3)  # noqa: S311 - the order of turns
+    report: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(None)}
+    report["tune"] = []
+    path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}-tune.json"
+    results.mkdir(parents=True, exist_ok=True)
+    with staged(None) as stage, ray_node(stage) as address:
+        for place in (place for place in shapes.PLACES if place.name in (places or _NAMES)):
+            runs: dict[str, list[dict[str, Any]]] = {clients.STOCK: [], clients.OURS: []}
+            for _ in range(rounds):
+                for client in chance.sample(sorted(runs), len(runs)):
+                    runs[client].append(run(stage, place, client, trials, address))
+                    console.print(f"{place.name}: {client} {runs[client][-1]}")
+                stage.reclaim()
+            seconds = {client: [one["seconds"] for one in each] for client, each in runs.items()}
+            faster = ratio(seconds[clients.STOCK], seconds[clients.OURS])
+            report["tune"].append(
+                {
+                    "place": place.name,
+                    "trials": trials,
+                    "seconds": {client: asdict(spread(values)) for client, values in seconds.items()},
+                    "times_as_fast_as_stock": asdict(faster),
+                    "runs": runs,
+                }
+            )
+            path.write_text(json.dumps(report, indent=1))
+            console.print(f"{place.name}: {faster}")
+    console.print(f"figures: {path}")
+
+
+if __name__ == "__main__":
+    main()
