@@ -1,7 +1,8 @@
 """What storage costs an experiment of many short trials: ``python -m benchmarks.tune [--trials 200] [--place far]``.
 
-Stock Tune and this package run the same experiment (ASHA, three reports with a checkpoint of four small files each, the last
-of each trial kept) by turns, each in a fresh driver on one Ray node, and the proxy before the store counts requests and bytes.
+Stock Tune and this package run the same experiment (ASHA, three reports with a checkpoint of four small files each, of
+which each trial keeps the last) by turns, each in a fresh driver on one Ray node. The proxy before the store counts
+requests and bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One Tune experiment of many short trials, by stock Ray or by this package: ``python -m benchmarks.tune_driver '{…}'``."""
+"""An experiment of many short trials, by stock Tune or this package: ``python -m benchmarks.tune_driver '{…}'``."""
 
 from __future__ import annotations
 
