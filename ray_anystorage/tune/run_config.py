@@ -22,6 +22,7 @@ from ray_anystorage.tune.experiment_home import open_experiment
 from ray_anystorage.tune.hooks import carry_to_trials, keep_from_trials
 from ray_anystorage.tune.install import install
 from ray_anystorage.tune.preflight import TrialPreflight
+from ray_anystorage.tune.sweep import LeftoverSweep
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -61,7 +62,8 @@ def build_tune_run_config(
             recipe.uri,
         )
     logger.info(recipe.log_line())
-    callbacks = [*([TrialPreflight()] if preflight else []), *(ray_arguments.pop("callbacks", None) or [])]
+    own = [LeftoverSweep(), *([TrialPreflight()] if preflight else [])]
+    callbacks = [*own, *(ray_arguments.pop("callbacks", None) or [])]
     return RunConfig(
         name=resolved.name,
         storage_path=recipe.fs_path,
