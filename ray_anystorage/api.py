@@ -279,8 +279,10 @@ def report(
 
 def results(
     name: str, *, artifact_storage: str | None = None, credentials: Credentials | None = None
-) -> ray.train.Result:
+) -> ray.train.Result | ray.tune.ResultGrid:
     """The result of a Train run that exists, with :class:`ray_anystorage.Checkpoint` objects; needs no Ray cluster.
+
+    Of a Tune experiment, Tune's ``ResultGrid``.
 
     Parameters
     ----------
@@ -302,8 +304,10 @@ def results(
     """
     from ray_anystorage.runs import find_run
     from ray_anystorage.train.results import read_results
+    from ray_anystorage.tune.results import is_experiment, read_grid
 
-    return read_results(find_run(name, credentials=credentials, artifact_storage=artifact_storage))
+    run = find_run(name, credentials=credentials, artifact_storage=artifact_storage)
+    return read_grid(run) if is_experiment(run) else read_results(run)
 
 
 def _trial() -> Trial | None:

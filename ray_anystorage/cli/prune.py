@@ -79,6 +79,7 @@ def _look(name: str, credentials: str | None, *, not_running: bool) -> _Work:
     from ray_anystorage.errors import RunInUseError
     from ray_anystorage.runs import find_run
     from ray_anystorage.train.snapshot import STATE_FILES, named_checkpoints
+    from ray_anystorage.tune.results import is_experiment, named_by_trials
 
     with working("Looking"):
         run = find_run(name, credentials=credentials)
@@ -89,7 +90,7 @@ def _look(name: str, credentials: str | None, *, not_running: bool) -> _Work:
                 f"the run at {run.uri} is held by {holder.who}, which may be saving now. If that is known to be dead, "
                 "say --not-running; if it lives all the same, it stops at its next report."
             )
-        named = named_checkpoints(home)
+        named = named_by_trials(run) if is_experiment(run) else named_checkpoints(home)
         former = [recipe.open() for recipe in run.former]
         orphans = find_orphans(home, run.open_spill(), named=named, state_files=STATE_FILES, former=former)
     work = _Work(run, holder)

@@ -27,7 +27,7 @@ def read_results(run: Run) -> ray.train.Result:
     Raises
     ------
     RunMissingError
-        The run has no state of Ray Train: it has saved nothing yet, or Ray Tune keeps it.
+        The run has no state of Ray Train: it has saved nothing yet.
     CheckpointMissingError
         Ray's state names checkpoints that are gone.
     SnapshotDamagedError
@@ -51,8 +51,8 @@ def _check(home: Store, filesystem: Any, path: str) -> None:
         patiently(lambda: home.size(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
     except ObjectMissingError as error:
         raise RunMissingError(
-            f"{home.uri} holds no state of a Train run ({CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}): it has saved nothing "
-            "yet, or Ray Tune keeps it, whose results come from ray.tune"
+            f"{home.uri} holds no state of a Train run: it has no {CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}, and so has saved "
+            "nothing yet"
         ) from error
     names = sorted(named_checkpoints(home))
     infos = filesystem.get_file_info([f"{path}/{name}" for name in names]) if names else []

@@ -9,14 +9,26 @@ import pyarrow.fs
 from ray import tune
 from ray.tune import ExperimentAnalysis
 
-from ray_anystorage.errors import RunMissingError
+from ray_anystorage.checkpoint.small_files import patiently
+from ray_anystorage.errors import ObjectMissingError, RunMissingError
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.runs import Run
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
-from ray_anystorage.tune.experiment_home import ExperimentHome
-from ray_anystorage.tune.hooks import STATE_GLOB
+from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home
+from ray_anystorage.tune.hooks import STATE_GLOB, TUNER_STATE
+from ray_anystorage.tune.housekeeping import known_by
 from ray_anystorage.tune.install import install
+
+
+def is_experiment(run: Run) -> bool:
+    """Whether Ray Tune keeps the state of a run; raises ``StorageError`` where the home cannot be read."""
+    home = run.open_home()
+    try:
+        patiently(lambda: home.size(TUNER_STATE))
+    except ObjectMissingError:
+        return False
+    return True
 
 
 def read_grid(run: Run) -> tune.ResultGrid:
@@ -29,15 +41,36 @@ def read_grid(run: Run) -> tune.ResultGrid:
     StorageError
         The home cannot be read.
     """
-    install()
+    return tune.ResultGrid(_analysis(run, _filesystem(run)))
+
+
+def named_by_trials(run: Run) -> frozenset[str]:
+    """The checkpoints that the trials of an experiment keep, as its state at home has them.
+
+    Raises
+    ------
+    RunMissingError, StorageError
+        As :func:`read_grid`.
+    """
+    filesystem = _filesystem(run)
+    return known_by(carried_home(filesystem), _analysis(run, filesystem).trials)
+
+
+def _filesystem(run: Run) -> Any:
     recipe = run.filesystem
     filesystem: Any = build(recipe) if isinstance(recipe, FileSystemRecipe) else HomeFileSystem(recipe)
     path = run.home.address.path if isinstance(run.home, BucketRecipe) else run.home.root
     filesystem.carried = ExperimentHome(path, run.home, run.spill or next(iter(run.former), None))
+    return filesystem
+
+
+def _analysis(run: Run, filesystem: Any) -> ExperimentAnalysis:
+    install()
+    path = carried_home(filesystem).path
     found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
     if not fnmatch.filter([info.base_name for info in found], STATE_GLOB):
         raise RunMissingError(
             f"{run.uri} holds no state of a Tune experiment ({STATE_GLOB}): it has saved nothing yet, or Ray Train "
             "keeps it"
         )
-    return tune.ResultGrid(ExperimentAnalysis(path, storage_filesystem=filesystem))
+    return ExperimentAnalysis(path, storage_filesystem=filesystem)

@@ -20,9 +20,9 @@ from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 from ray_anystorage.tune.experiment_home import open_experiment
 from ray_anystorage.tune.hooks import carry_to_trials, keep_from_trials
+from ray_anystorage.tune.housekeeping import Housekeeping
 from ray_anystorage.tune.install import install
 from ray_anystorage.tune.preflight import TrialPreflight
-from ray_anystorage.tune.sweep import LeftoverSweep
 
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
@@ -62,7 +62,7 @@ def build_tune_run_config(
             recipe.uri,
         )
     logger.info(recipe.log_line())
-    own = [LeftoverSweep(), *([TrialPreflight()] if preflight else [])]
+    own = [Housekeeping(), *([TrialPreflight()] if preflight else [])]
     callbacks = [*own, *(ray_arguments.pop("callbacks", None) or [])]
     return RunConfig(
         name=resolved.name,

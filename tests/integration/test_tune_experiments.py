@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import ray_anystorage as anystorage
+from ray_anystorage.cli.main import main
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness import tune_driver
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
@@ -179,6 +181,13 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
     assert isinstance(best.checkpoint, anystorage.Checkpoint)
     with best.checkpoint.as_directory() as directory:
         assert tune_driver.checked(directory, 3) == 3
+    again: Any = anystorage.results("search")
+    assert again.get_best_result("score", "max").path == best.path
+    answer = CliRunner().invoke(main, ["verify", "search", "--json"])
+    totals = json.loads(answer.stdout)["totals"]
+    assert (answer.exit_code, totals["ok"], totals["bad"]) == (0, 3, 0), answer.output
+    answer = CliRunner().invoke(main, ["prune", "search", "--dry-run", "--json"])
+    assert (answer.exit_code, json.loads(answer.stdout)["found"]) == (0, []), answer.output
     shutil.rmtree(site.root / "local")  # with what this node kept of it
     (stored,) = (key for key in spilled if "x=2" in key)
     site.server.client().put_object(Bucket=site.bucket, Key=f"{FOLDER}/spilled/{stored}", Body=bytes(5000))

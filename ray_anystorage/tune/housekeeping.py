@@ -1,4 +1,4 @@
-"""What a driver that was killed left: checkpoints that the state does not name, which nothing will ever open."""
+"""What the driver sees to: what one that was killed left is removed, and that an experiment ended is written down."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from ray.tune import Callback
 
 from ray_anystorage.checkpoint.manifest import FOLDER
+from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import AnyStorageError
-from ray_anystorage.tune.experiment_home import home_of
+from ray_anystorage.tune.experiment_home import ExperimentHome, home_of
 from ray_anystorage.tune.state_syncer import delete_quietly
 
 logger = logging.getLogger("ray.tune.anystorage")
@@ -20,8 +21,8 @@ logger = logging.getLogger("ray.tune.anystorage")
 _OWN_FILE = re.compile(rf"(?P<name>(?P<trial>[^/]+)/checkpoint_\d{{6}})/{re.escape(FOLDER)}/")
 
 
-class LeftoverSweep(Callback):  # type: ignore[misc]
-    """Runs in the driver, once: when the trials of a restored experiment are there, and none of them has started."""
+class Housekeeping(Callback):  # type: ignore[misc]
+    """Runs in the driver."""
 
     def __init__(self) -> None:
         self._swept = False
@@ -31,20 +32,33 @@ class LeftoverSweep(Callback):  # type: ignore[misc]
         return {"_swept": False}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Sweep before the first step."""
+        """Sweep once: when the trials of a restored experiment are there, and none of them has started."""
         if not self._swept:
             self._swept = True
             sweep(trials)
 
+    def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+        """Let go of the experiment, which others may then tidy up."""
+        home = home_of(trials[0].storage.storage_filesystem) if trials else None
+        if home is None:
+            return
+        try:
+            Owner(home.open(trials[0].storage.storage_filesystem), home.owner, "").release()
+        except (AnyStorageError, OSError) as error:
+            logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
+
 
 def sweep(trials: Sequence[Any]) -> None:
-    """Delete the checkpoints in these trials' folders that the trials do not know; a failure leaves them for later."""
+    """Delete the checkpoints in these trials' folders that the trials do not know; a failure leaves them for later.
+
+    Nothing will ever open them: the state names others.
+    """
     home = home_of(trials[0].storage.storage_filesystem) if trials else None
     if home is None:
         return
     filesystem = trials[0].storage.storage_filesystem
     folders = {trial.storage.trial_dir_name for trial in trials}
-    known = {home.name_of(str(checkpoint.path)) for trial in trials for checkpoint in _checkpoints(trial)}
+    known = known_by(home, trials)
     try:
         keys = patiently(lambda: [key for key, _ in home.open(filesystem).list("")])
     except (AnyStorageError, OSError) as error:
@@ -54,6 +68,11 @@ def sweep(trials: Sequence[Any]) -> None:
     for name in sorted(found - known):
         logger.info("removing checkpoint %s, which the experiment's state does not name", name)
         delete_quietly(home, filesystem, name)
+
+
+def known_by(home: ExperimentHome, trials: Sequence[Any]) -> frozenset[str]:
+    """Names of the checkpoints that trials keep."""
+    return frozenset(home.name_of(str(checkpoint.path)) for trial in trials for checkpoint in _checkpoints(trial))
 
 
 def _checkpoints(trial: Any) -> Iterator[Any]:
