@@ -51,8 +51,7 @@ def _check(home: Store, filesystem: Any, path: str) -> None:
         patiently(lambda: home.size(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
     except ObjectMissingError as error:
         raise RunMissingError(
-            f"{home.uri} holds no state of a Train run: it has no {CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}, and so has saved "
-            "nothing yet"
+            f"{home.uri} holds no state of a Train run ({CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}): nothing was saved yet"
         ) from error
     names = sorted(named_checkpoints(home))
     infos = filesystem.get_file_info([f"{path}/{name}" for name in names]) if names else []

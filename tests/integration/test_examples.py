@@ -68,6 +68,26 @@ def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     assert last == saved[-1]
 
 
+def test_a_search_finds_a_rate_and_a_second_start_tries_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
+    accuracy, best = run_example(ray_cluster, "tune_function.py", site)
+    assert accuracy > 0.85
+    home = Path(site["RAY_ANYSTORAGE_CLUSTER_STORAGE"], "digits-search")
+    assert (best / "weights.npz").exists()
+    saved = sorted(home.glob("*/checkpoint_*/weights.npz"))
+    assert run_example(ray_cluster, "tune_function.py", site) == (accuracy, best)
+    assert sorted(home.glob("*/checkpoint_*/weights.npz")) == saved
+
+
+@pytest.mark.soak
+def test_a_class_is_searched_over(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    accuracy, best = run_example(ray_cluster, "tune_class.py", site)
+    assert accuracy > 0.85
+    assert best.name == "checkpoint_000001"
+    assert len(list(best.parent.glob("checkpoint_*"))) == 1
+
+
 @pytest.mark.parametrize("script", ["plain_loop.py", "torch_digits.py", "lightgbm_digits.py"])
 def test_one_line_differs_from_a_stock_script(script: str, tmp_path: Path) -> None:
     """Put the stock line of the comment in the place of ours: nothing of this package is left in use."""
