@@ -444,20 +444,12 @@ def test_a_population_exchanges_checkpoints(ray_cluster: RayCluster, site: Site,
 def test_a_driver_that_is_killed_anywhere_loses_and_repeats_nothing(ray_cluster: RayCluster, site: Site) -> None:
     """Twenty times, each after another delay; what a trial came to is there once, and every checkpoint is right."""
     site.env["RAY_ANYSTORAGE_THRESHOLD"] = "1kB"
-    steps = 30
+    steps = 60
     told = {"steps": steps, "checkpoints": {"num_to_keep": 1}}
     site.open(*range(1, steps + 1))
     chance, killed = random.Random(5), 0
     while killed < 20:
         with running(ray_cluster, site, **told) as driver:
-            began = "search" in os.listdir(site.mount)
-            wait_until(
-                lambda began=began: (
-                    began or driver.poll() is not None or (site.mount / "search" / "tuner.pkl").exists()
-                ),
-                120,
-                "the experiment begins",
-            )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 driver.wait(chance.uniform(1, 25))
             if driver.poll() is not None:
@@ -467,8 +459,7 @@ def test_a_driver_that_is_killed_anywhere_loses_and_repeats_nothing(ray_cluster:
             killed += 1
     trials = run(ray_cluster, site, **told)
     assert killed >= 5, "the experiment was over before it was killed often enough"
-    assert [(trial["x"], trial["metrics"]["n"], trial["held"]) for trial in trials] == [
-        (x, steps, steps) for x in (1, 2, 3)
-    ]
+    assert [(trial["x"], trial["held"]) for trial in trials] == [(1, steps), (2, steps), (3, steps)]
+    assert all(trial["metrics"]["n"] == steps for trial in trials)
     assert set(checkpoints_in(site.files()).values()) == {1}
     assert len([key for key in site.keys("spilled/") if key.endswith("/data")]) == 3
