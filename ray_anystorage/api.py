@@ -123,8 +123,8 @@ def run_config(
 ) -> ray.train.RunConfig:
     """A ``ray.train.RunConfig`` for any Train V2 trainer, on the storage that the plan chose and checked.
 
-    In a trial of an experiment of ours, the run has the experiment's storage, below the trial's folder; what it reports
-    is handed on to Tune, with ``checkpoint_path`` as what :class:`ray_anystorage.Checkpoint` opens.
+    In a trial of an experiment of ours, the run has the experiment's storage, below the trial's folder. With Ray's
+    ``TuneReportCallback`` its reports reach Tune, ``checkpoint_path`` as what :class:`ray_anystorage.Checkpoint` opens.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def own_spill(home: Store) -> str:
     known = spills_of(home)
     if known.own is not None:
         return known.own
-    folder = f"{posixpath.basename(home.uri)}-{secrets.token_hex(4)}"
+    folder = f"{posixpath.basename(home.uri)}-{secrets.token_hex(8)}"
     if known.former:
         logger.warning(
             "the run home %s was moved here or is a copy: what it has in the bucket's folders %s is read there and "

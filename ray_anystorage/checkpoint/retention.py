@@ -193,11 +193,15 @@ def _uploads(store: Store, folders: Collection[str] | None) -> list[Orphan]:
 
 
 def _in_home(home: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
-    # Elsewhere below the run home what looks like a checkpoint may be the user's export of one.
-    folders = {"", *(name.rpartition("/")[0] for name in named)}
+    folders = _folders(named)
     for name, folder in sorted(held.items()):
         if name not in named and name.rpartition("/")[0] in folders:
             yield Orphan(_kind(folder.own), home.uri, name, folder.size)
+
+
+def _folders(named: Collection[str]) -> set[str]:
+    """Where a run's checkpoints lie; elsewhere below its home, what looks like one may be the user's export."""
+    return {"", *(name.rpartition("/")[0] for name in named)}
 
 
 def _kind(own: Collection[str]) -> Kind:
@@ -207,11 +211,12 @@ def _kind(own: Collection[str]) -> Kind:
 
 
 def _in_spill(home: Store, spill: Store, held: dict[str, _Held], named: Collection[str]) -> Iterator[Orphan]:
+    folders = _folders(named)
     for name, size in _spilled(spill, {*held, *named}):
         own = held[name].own if name in held else set()
         if RECORD in own and not _refers(home, name, f"{spill.uri}/{name}"):
             yield Orphan("spilled data", spill.uri, name, size)
-        elif name not in named:
+        elif name not in named and (RECORD not in own or name.rpartition("/")[0] in folders):
             yield Orphan(_kind(own) if own else "spilled data", spill.uri, name, size)
 
 

@@ -130,20 +130,27 @@ def build(recipe: FileSystemRecipe) -> Any:
     RequestError
         The scheme is none of ``s3``, ``gs`` and ``abfss``.
     """
+    variables = dict(recipe.env_vars)
+    apply_to_process(without_gone(variables))
+    serve_own(variables)
+    return _of_kind(recipe)
+
+
+def _of_kind(recipe: FileSystemRecipe) -> Any:
     # Azure's own client in pyarrow signs in other ways than obstore, and makes containers and folders.
     native = {"s3": RecipeS3FileSystem, "gs": RecipeGcsFileSystem, "abfss": StoreFileSystem}
     if recipe.address.scheme not in native:
         raise RequestError(f"{recipe.address.uri}: no file system for this scheme, only for {', '.join(native)}")
-    variables = dict(recipe.env_vars)
-    apply_to_process(without_gone(variables))
-    serve_own(variables)
     return (native[recipe.address.scheme] if _is_native(recipe) else StoreFileSystem)(recipe)
 
 
 @lru_cache(maxsize=8)
 def shared(recipe: FileSystemRecipe, carried: Hashable, _process: int) -> Any:
-    """One file system for all of this process that were sent here alike: what holds many of them is pickled shortly."""
-    built = build(recipe)
+    """One file system for all of this process that were sent here alike: what holds many of them is pickled shortly.
+
+    It is one of many that a file names, and sets no variables of this process: who looks at them is not who made them.
+    """
+    built = _of_kind(recipe)
     built.carried = carried
     return built
 

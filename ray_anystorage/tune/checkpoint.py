@@ -11,6 +11,7 @@ from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.opened import Opened
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.tune.experiment_home import home_of
+from ray_anystorage.tune.hooks import in_worker
 from ray_anystorage.tune.trial_node import enter_trial_node
 
 
@@ -18,9 +19,9 @@ class TrialCheckpoint(Checkpoint, ray.tune.Checkpoint):  # type: ignore[misc]
     """A :class:`ray_anystorage.Checkpoint` that is one of ``ray.tune`` as well."""
 
     def opened(self, node: Node | None = None) -> Opened:
-        """The checkpoint as this process opens it; where trials run, from their node's cache."""
+        """The checkpoint as this process opens it; a trial's by its node's cache."""
         home = home_of(self.filesystem)
-        if node is None and home is not None and home.recipe is not None:
+        if node is None and home is not None and home.recipe is not None and in_worker():
             node = enter_trial_node(home)
         return super().opened(node)
 

@@ -52,14 +52,24 @@ class TuneExperiment:
     """
 
     def __init__(self, trainable: Callable[..., Any], placing: Placing) -> None:
+        name = placing.request.name or getattr(trainable, "__name__", None)
+        if name is None:
+            raise RequestError(f"{shown(trainable)} has no name: say one, @anystorage.tune_experiment(name)")
         functools.update_wrapper(self, trainable, updated=())
-        name = placing.request.name or trainable.__name__
         self.trainable = trainable
         self._placing = replace(placing, request=replace(placing.request, name=name))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """What the trainable does when it is called."""
         return self.trainable(*arguments, **named)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A class that derives from a decorated one derives from the class."""
+        return (self.trainable,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Elsewhere it is the trainable alone: where the storage is, and with what credentials, is the driver's."""
+        return _alone, (self.trainable,)
 
     @property
     def name(self) -> str:
@@ -79,8 +89,8 @@ class TuneExperiment:
         Parameters
         ----------
         param_space, tune_config
-            As ``ray.tune.Tuner`` takes them. Where the experiment goes on, Tune keeps to the ``tune_config`` that it
-            began with.
+            As ``ray.tune.Tuner`` takes them. Where the experiment goes on, Tune keeps to the ``tune_config``, and to
+            all that was said of its ``RunConfig``, that it began with.
         resume
             ``"auto"`` continues what there is, trials that failed included, and begins where there is nothing.
             ``"must"`` refuses to begin, ``"never"`` to continue: trials of the same name are then left beside.
@@ -164,7 +174,8 @@ class TuneExperiment:
         )
 
     def _restored(self, config: tune.RunConfig, param_space: Any, arguments: Mapping[str, Any]) -> tune.Tuner:
-        chosen = {"resume_unfinished": True, "resume_errored": True, **arguments}
+        errored = not arguments.get("restart_errored", False)
+        chosen = {"resume_unfinished": True, "resume_errored": errored, **arguments}
         logger.info("experiment %r at %s goes on", self.name, _uri(config))
         return tune.Tuner.restore(
             f"{config.storage_path}/{config.name}",
@@ -173,6 +184,10 @@ class TuneExperiment:
             storage_filesystem=config.storage_filesystem,
             **chosen,
         )
+
+
+def _alone(trainable: Any) -> Any:
+    return trainable
 
 
 def _is_begun(filesystem: Any) -> bool:

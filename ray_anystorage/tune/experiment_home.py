@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.checkpoint.ownership import Owner, own_spill
 from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
+from ray_anystorage.errors import RequestError
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.prepare import prepare_home
 from ray_anystorage.home.store import HomeStore
@@ -35,7 +37,9 @@ class ExperimentHome:
     recipe
         Of the storage that it was planned on; ``None`` for one that is only looked at.
     owner
-        The word of the driver that opened it, by which a node tells that it sees the same home.
+        The word of the driver that fits it, by which a node tells that it sees the same home.
+    carries
+        Names of the variables that its trials get from the driver.
     """
 
     path: str
@@ -43,6 +47,7 @@ class ExperimentHome:
     spill: BucketRecipe | None
     recipe: StorageRecipe | None = None
     owner: str = ""
+    carries: tuple[str, ...] = ()
 
     @property
     def planned(self) -> StorageRecipe:
@@ -54,6 +59,10 @@ class ExperimentHome:
     def open(self, filesystem: Any) -> Store:
         """The home as a store; ``filesystem`` is the one that carries it."""
         return HomeStore(filesystem) if isinstance(filesystem, HomeFileSystem) else self.store.open()
+
+    def held(self, filesystem: Any) -> Owner:
+        """The hold of the driver that fits it."""
+        return Owner(self.open(filesystem), self.owner, f"driver {os.getpid()} on {socket.gethostname()}")
 
     def name_of(self, path: str) -> str:
         """The name that a checkpoint, or a file, has below the home: ``trial/checkpoint_000001``."""
@@ -80,11 +89,15 @@ def carried_home(filesystem: Any) -> ExperimentHome:
     """The home that a file system of an experiment of ours carries."""
     home = home_of(filesystem)
     if home is None:
-        raise AssertionError("this is a file system of somebody else's")
+        raise RequestError(
+            "this experiment was restored without its storage\n  what to do: restore it with "
+            "@anystorage.tune_experiment, or give Tuner.restore() the storage_filesystem of "
+            "anystorage.tune_run_config(name)"
+        )
     return home
 
 
-def open_experiment(recipe: StorageRecipe) -> Any:
+def open_experiment(recipe: StorageRecipe, carries: Iterable[str]) -> Any:
     """Make an experiment's home ready, for its driver, and build the file system that carries it.
 
     Raises
@@ -99,10 +112,9 @@ def open_experiment(recipe: StorageRecipe) -> Any:
     if isinstance(filesystem, HomeFileSystem):
         prepare_home(filesystem)
     store = recipe.open_home(filesystem)
-    owner = Owner(store, secrets.token_hex(8), f"driver {os.getpid()} on {socket.gethostname()}")
-    owner.take()
     spill = recipe.spill.child(own_spill(store)) if recipe.spill is not None else None
-    filesystem.carried = ExperimentHome(f"{recipe.fs_path}/{recipe.name}", recipe.home, spill, recipe, owner.token)
+    path, word = f"{recipe.fs_path}/{recipe.name}", secrets.token_hex(8)
+    filesystem.carried = ExperimentHome(path, recipe.home, spill, recipe, word, tuple(sorted(carries)))
     return filesystem
 
 

@@ -18,6 +18,7 @@ try:
     from ray.train._internal import checkpoint_manager as checkpoint_manager_module
     from ray.train._internal.session import get_session
     from ray.train._internal.storage import StorageContext
+    from ray.train._internal.storage import _download_from_fs_path as download
     from ray.train._internal.syncer import _BackgroundSyncer
     from ray.tune.execution import class_cache
     from ray.tune.experiment import trial as trial_module
@@ -36,11 +37,12 @@ __all__ = [
     "StorageContext",
     "actors",
     "carried_to_trials",
-    "carry_to_trials",
     "check_hooks",
     "checkpoint_manager_module",
+    "download",
     "get_session",
-    "keep_from_trials",
+    "hand_on",
+    "in_worker",
     "trial_module",
 ]
 
@@ -69,6 +71,8 @@ def check_hooks() -> None:
         (StorageContext, "checkpoint_dir_name"),
         (_BackgroundSyncer, "_sync_up_command"),
         (_BackgroundSyncer, "_sync_down_command"),
+        (trial_module.Trial, "set_storage"),
+        (checkpoint_manager_module._CheckpointManager, "best_checkpoint_results"),
     ):
         if not hasattr(owner, name):
             faults.append(f"{getattr(owner, '__name__', owner)}.{name} is gone")
@@ -82,14 +86,16 @@ def check_hooks() -> None:
         )
 
 
-def carry_to_trials(names: Iterable[str]) -> None:
-    """Have Ray Tune hand variables of this process on to its trials, as it does with the keys of AWS."""
-    carried_to_trials().update(names)
+def hand_on(names: Iterable[str] | None) -> None:
+    """Have Tune hand on to the trials that it makes from now on these variables of this process, and no keys else.
 
-
-def keep_from_trials(names: Iterable[str]) -> None:
-    """Have it hand on none of these, which its own list may have."""
-    carried_to_trials().difference_update(names)
+    ``None`` leaves it to Tune's own list again, which has the keys of AWS. The list is one for the whole process.
+    """
+    carried = carried_to_trials()
+    carried |= _RAYS
+    if names is not None:
+        carried -= {name for name in _RAYS if name.startswith("AWS_")}
+        carried |= set(names)
 
 
 def carried_to_trials() -> set[str]:
@@ -97,3 +103,11 @@ def carried_to_trials() -> set[str]:
     check_hooks()
     names: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
     return names
+
+
+def in_worker() -> bool:
+    """Whether this process is one of Ray's workers, and no driver."""
+    return bool(ray.is_initialized() and ray._private.worker.global_worker.mode == ray._private.worker.WORKER_MODE)
+
+
+_RAYS = frozenset(getattr(class_cache, "ENV_VARS_TO_PROPAGATE", ()))

@@ -10,11 +10,13 @@ from typing import Any
 from ray.tune import Callback
 
 from ray_anystorage.checkpoint.manifest import FOLDER
-from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import AnyStorageError
-from ray_anystorage.tune.experiment_home import ExperimentHome, home_of
+from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
+from ray_anystorage.tune.install import driven, install
+from ray_anystorage.tune.resume import pass_over_damaged
 from ray_anystorage.tune.state_syncer import delete_quietly
+from ray_anystorage.tune.storage_context import AnyStorageTuneContext
 
 logger = logging.getLogger("ray.tune.anystorage")
 
@@ -22,28 +24,49 @@ _OWN_FILE = re.compile(rf"(?P<name>(?P<trial>[^/]+)/checkpoint_\d{{6}})/{re.esca
 
 
 class Housekeeping(Callback):  # type: ignore[misc]
-    """Runs in the driver."""
+    """Runs in the driver, also in one that Ray's client drives from elsewhere."""
 
     def __init__(self) -> None:
-        self._swept = False
+        self._begun = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: who restores the experiment sweeps anew."""
-        return {"_swept": False}
+        """Nothing: who restores the experiment begins anew."""
+        return {"_begun": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come to the process that drives the experiment, which may be another than the one that planned it."""
+        self.__dict__.update(state)
+        install()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Sweep once: when the trials of a restored experiment are there, and none of them has started."""
-        if not self._swept:
-            self._swept = True
-            sweep(trials)
+        """Once, when the trials of a restored experiment are there and none of them has started: see to what there is.
+
+        Raises
+        ------
+        RequestError
+            It was restored without the file system that leads to its storage.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        for trial in trials:
+            if isinstance(trial.storage, AnyStorageTuneContext):
+                carried_home(trial.storage.storage_filesystem)
+        home = _home_of(trials)
+        context = driven(home) if home is not None else None
+        if home is not None and context is not None:
+            context.syncer.kept = lambda: known_by(home, trials)
+        sweep(trials)
+        if home is not None:
+            pass_over_damaged(home, trials[0].storage.storage_filesystem, trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
         """Let go of the experiment, which others may then tidy up."""
-        home = home_of(trials[0].storage.storage_filesystem) if trials else None
+        home = _home_of(trials)
         if home is None:
             return
         try:
-            Owner(home.open(trials[0].storage.storage_filesystem), home.owner, "").release()
+            home.held(trials[0].storage.storage_filesystem).release()
         except (AnyStorageError, OSError) as error:
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
 
@@ -51,13 +74,13 @@ class Housekeeping(Callback):  # type: ignore[misc]
 def sweep(trials: Sequence[Any]) -> None:
     """Delete the checkpoints in these trials' folders that the trials do not know; a failure leaves them for later.
 
-    Nothing will ever open them: the state names others.
+    Nothing will ever open them: the state names others. A trial that starts anew has no folder of its own yet.
     """
-    home = home_of(trials[0].storage.storage_filesystem) if trials else None
+    home = _home_of(trials)
     if home is None:
         return
     filesystem = trials[0].storage.storage_filesystem
-    folders = {trial.storage.trial_dir_name for trial in trials}
+    folders = {trial.relative_logdir for trial in trials if trial.relative_logdir}
     known = known_by(home, trials)
     try:
         keys = patiently(lambda: [key for key, _ in home.open(filesystem).list("")])
@@ -73,6 +96,10 @@ def sweep(trials: Sequence[Any]) -> None:
 def known_by(home: ExperimentHome, trials: Sequence[Any]) -> frozenset[str]:
     """Names of the checkpoints that trials keep."""
     return frozenset(home.name_of(str(checkpoint.path)) for trial in trials for checkpoint in _checkpoints(trial))
+
+
+def _home_of(trials: Sequence[Any]) -> ExperimentHome | None:
+    return home_of(trials[0].storage.storage_filesystem) if trials else None
 
 
 def _checkpoints(trial: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ray_anystorage.credentials.choose import choose, merge_runtime_env
-from ray_anystorage.credentials.grant import Credentials, Grant
+from ray_anystorage.credentials.grant import Credentials, Grant, carried
 from ray_anystorage.environment import Tier
 from ray_anystorage.errors import ConfigClashError
 from ray_anystorage.home.filesystem import HomeRecipe
@@ -71,9 +71,8 @@ def build_inner_run_config(
     ray_arguments["worker_runtime_env"] = merge_runtime_env(
         ray_arguments.pop("worker_runtime_env", None), env_vars, secret_names
     )
-    callbacks = list(ray_arguments.pop("callbacks", None) or [])
-    if not any(isinstance(one, TuneReportCallback) for one in callbacks):
-        callbacks.append(ReportToTune(recipe))
+    theirs = ray_arguments.pop("callbacks", None) or []
+    callbacks = [ReportToTune(recipe) if type(one) is TuneReportCallback else one for one in theirs]
     return assemble(
         recipe,
         carried=tuple(sorted(env_vars)),
@@ -85,7 +84,7 @@ def build_inner_run_config(
 
 
 class ReportToTune(TuneReportCallback):  # type: ignore[misc]
-    """Hands the run's reports on to Tune, with ``checkpoint_path`` as what :class:`ray_anystorage.Checkpoint` opens.
+    """Hands the run's reports on to Tune, ``checkpoint_path`` as what :class:`ray_anystorage.Checkpoint` opens.
 
     Ray's own leaves out which store the path is in.
     """
@@ -123,9 +122,13 @@ def _recipe_below(trial: Trial, name: str, size: int | None) -> StorageRecipe:
 
 
 def _grant_of(recipe: StorageRecipe) -> Grant | None:
-    """This process's own grant for the bucket that the run uses, in the mode of the experiment's."""
+    """The grant of the experiment for the bucket that the run uses; what is this process's own is looked for here."""
     bucket = recipe.home if isinstance(recipe.home, BucketRecipe) else recipe.spill
-    return choose(bucket.mode, bucket.address, process_environment()) if bucket is not None else None
+    if bucket is None:
+        return None
+    if bucket.mode in ("env", "broker"):
+        return choose(bucket.mode, bucket.address, process_environment())
+    return carried(bucket.mode, bucket.source, bucket.env_vars)
 
 
 def _refuse_other_storage(

@@ -6,19 +6,20 @@ import weakref
 from typing import Any
 
 from ray_anystorage.tune.checkpoint import StoredCheckpoint
-from ray_anystorage.tune.experiment_home import home_of
+from ray_anystorage.tune.experiment_home import ExperimentHome, home_of
 from ray_anystorage.tune.hooks import (
     Experiment,
     StorageContext,
     check_hooks,
     checkpoint_manager_module,
+    hand_on,
     trial_module,
 )
 from ray_anystorage.tune.state_syncer import delete_quietly
 from ray_anystorage.tune.storage_context import AnyStorageTuneContext
 
 _driven: weakref.WeakValueDictionary[str, AnyStorageTuneContext] = weakref.WeakValueDictionary()  # by URI
-_rays_delete = checkpoint_manager_module._delete_fs_path
+_rays_delete = getattr(checkpoint_manager_module, "_delete_fs_path", None)
 
 
 def install() -> None:
@@ -38,20 +39,28 @@ def install() -> None:
 def make_context(storage_path: Any, experiment_dir_name: str, **arguments: Any) -> Any:
     """The storage context of one experiment, for Tune's driver."""
     home = home_of(arguments.get("storage_filesystem"))
+    hand_on(home.carries if home is not None else None)  # read when the first trial is made, soon after this
     if home is None:
         return StorageContext(storage_path, experiment_dir_name, **arguments)
+    home.held(arguments["storage_filesystem"]).take()
     context = AnyStorageTuneContext(storage_path, experiment_dir_name, **arguments)
     _driven[home.store.uri] = context
     return context
+
+
+def driven(home: ExperimentHome) -> AnyStorageTuneContext | None:
+    """The context of an experiment that this process drives."""
+    return _driven.get(home.store.uri)
 
 
 def delete(fs: Any, fs_path: str) -> None:
     """Delete a checkpoint that Tune keeps no longer: in an experiment of ours, once its state at home says so too."""
     home = home_of(fs)
     if home is None:
-        _rays_delete(fs, fs_path)
+        if _rays_delete is not None:  # check_hooks() saw to that
+            _rays_delete(fs, fs_path)
         return
-    name, context = home.name_of(fs_path), _driven.get(home.store.uri)
+    name, context = home.name_of(fs_path), driven(home)
     if context is None:
         delete_quietly(home, fs, name)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from typing import Any
@@ -12,75 +13,90 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_anystorage.diagnosis.nodes import NodeName
 from ray_anystorage.diagnosis.preflight import Findings, failure_of, preflight_error, weigh
-from ray_anystorage.errors import NodeFailure
+from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.settings import process_environment
 from ray_anystorage.train.node_check import Needs, check_node
-from ray_anystorage.train.preflight import ANSWER_WITHIN, broken, compare, no_answer, warn
+from ray_anystorage.train.preflight import broken, compare, warn
 from ray_anystorage.tune.experiment_home import ExperimentHome, home_of
 from ray_anystorage.tune.hooks import actors, carried_to_trials
 
+logger = logging.getLogger("ray.tune.anystorage")
+
+_WAITS = 5.0  # seconds that Tune's loop is held up for a node that is asked
+
 
 class TrialPreflight(Callback):  # type: ignore[misc]
-    """Runs in the driver. It ends the experiment where a node cannot serve: Tune would start trials there for ever."""
+    """Runs in the driver. It ends the experiment where a node cannot serve: Tune would start trials there for ever.
+
+    What a node that goes away, or hangs, does to its trials is left to Tune.
+    """
 
     def __init__(self) -> None:
-        self._checked: set[str] = set()
+        self._asked: dict[str, _Look] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: who restores the experiment asks anew."""
-        return {"_checked": set()}
+        return {"_asked": {}}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Ask the trial's node, where it was not asked before.
+        """Ask the trial's node, where it was not asked before, and wait a little for what it says.
 
         Raises
         ------
         NodePreflightError
             Names the node, what is wrong there and what to do.
         """
-        home = home_of(trial.storage.storage_filesystem)
-        node = _node_of(trial)
-        if home is not None and node and node not in self._checked:
-            self._checked.add(node)
-            check_trial_node(home, trial.storage.storage_filesystem, node)
+        filesystem, node = trial.storage.storage_filesystem, _node_of(trial)
+        home = home_of(filesystem)
+        if home is not None and home.recipe is not None and node and node not in self._asked:
+            self._asked[node] = look = _Look(home.recipe, home, filesystem, _name_of(node))
+            look.hear(_WAITS)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Hear what nodes say that had not answered; raises the same."""
+        for look in self._asked.values():
+            look.hear(0)
 
 
-def check_trial_node(home: ExperimentHome, filesystem: Any, node: str) -> None:
-    """See that a node can do what the experiment needs; a warning tells of what it can go on without.
+class _Look:
+    """One node's look at what the experiment needs there."""
 
-    Raises
-    ------
-    NodePreflightError
-        It cannot.
-    """
-    recipe = home.planned
-    needs = Needs(recipe, home.spill, home.owner, secrets.token_hex(8))
-    name = _name_of(node)
-    found = _ask(name, needs)
-    if isinstance(found, NodeFailure):
-        raise preflight_error(recipe.name, {name: [found]}, [])
-    answers = {name: found}
-    compare(home.open(filesystem), needs, answers)
-    verdict = weigh(answers[name], spills=home.spill is not None, needs_spill=recipe.needs_spill)
-    warn(recipe.name, {name: verdict})
-    if verdict.faults:
-        raise preflight_error(recipe.name, {name: [failure_of(name, fault) for fault in verdict.faults]}, [])
+    def __init__(self, recipe: StorageRecipe, home: ExperimentHome, filesystem: Any, node: NodeName) -> None:
+        self._recipe, self._home, self._filesystem, self._node = recipe, home, filesystem, node
+        self._needs = Needs(recipe, home.spill, home.owner, secrets.token_hex(8))
+        own = process_environment()
+        carried = {variable: own[variable] for variable in carried_to_trials() if variable in own}
+        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "runtime_env": {"env_vars": carried}}
+        self._task = ray.remote(check_node).options(scheduling_strategy=there, **options).remote(self._needs)
 
+    def hear(self, timeout: float) -> None:
+        """Weigh what the node found, if it says so within the seconds; once.
 
-def _ask(name: NodeName, needs: Needs) -> Findings | NodeFailure:
-    own = process_environment()
-    carried = {variable: own[variable] for variable in carried_to_trials() if variable in own}
-    options = {"num_cpus": 0, "max_retries": 0, "runtime_env": {"env_vars": carried}}
-    there = NodeAffinitySchedulingStrategy(name.id, soft=False)
-    task = ray.remote(check_node).options(scheduling_strategy=there, **options).remote(needs)
-    try:
-        found: Findings = ray.get(task, timeout=ANSWER_WITHIN)
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(task, force=True)
-        return no_answer(name)
-    except ray.exceptions.RayError as error:
-        return broken(name, error)
-    return found
+        Raises
+        ------
+        NodePreflightError
+            It cannot do what the experiment needs.
+        """
+        if self._task is None or not ray.wait([self._task], timeout=timeout)[0]:
+            return
+        task, self._task = self._task, None
+        try:
+            found: Findings = ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            raise preflight_error(self._recipe.name, {self._node: [broken(self._node, error)]}, []) from error
+        except ray.exceptions.RayError as error:  # of the node or of its process
+            logger.warning("node %s was not checked for run %r: %s", self._node, self._recipe.name, error)
+            return
+        self._weigh(found)
+
+    def _weigh(self, found: Findings) -> None:
+        node, recipe, answers = self._node, self._recipe, {self._node: found}
+        compare(self._home.open(self._filesystem), self._needs, answers)
+        verdict = weigh(answers[node], spills=self._home.spill is not None, needs_spill=recipe.needs_spill)
+        warn(recipe.name, {node: verdict})
+        if verdict.faults:
+            raise preflight_error(recipe.name, {node: [failure_of(node, fault) for fault in verdict.faults]}, [])
 
 
 def _node_of(trial: Any) -> str:

@@ -12,14 +12,12 @@ from ray.tune import RunConfig
 from ray_anystorage.cluster.broker import feed_from_now_on
 from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.credentials.grant import Credentials
-from ray_anystorage.credentials.sources import KEY_VARIABLES
 from ray_anystorage.environment import Tier
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.settings import apply_to_process
 from ray_anystorage.tune.experiment_home import open_experiment
-from ray_anystorage.tune.hooks import carry_to_trials, keep_from_trials
 from ray_anystorage.tune.housekeeping import Housekeeping
 from ray_anystorage.tune.install import install
 from ray_anystorage.tune.preflight import TrialPreflight
@@ -49,11 +47,8 @@ def build_tune_run_config(
     recipe = storage_recipe(resolved, copies_folders=True)
     if resolved.plan.secret_names:
         apply_to_process(resolved.worker_env_vars())
-        carry_to_trials(resolved.plan.secret_names)
-    else:
-        keep_from_trials(KEY_VARIABLES)  # Tune's own list has them, and Ray writes down what it hands on
-    _serve_trials(resolved.worker_env_vars())
-    filesystem = open_experiment(recipe)
+    served = _serve_trials(resolved.worker_env_vars())
+    filesystem = open_experiment(recipe, [*resolved.plan.secret_names, *served])
     if announces and resolved.plan.resumes:
         logger.warning(
             "an experiment %r is in %s already, and a Tuner starts a new one beside it: @anystorage.tune_experiment "
@@ -73,9 +68,13 @@ def build_tune_run_config(
     )
 
 
-def _serve_trials(env_vars: Mapping[str, str]) -> None:
-    """Where a broker gives the credentials: feed its agents from now on, and lead trials and their own runs there."""
+def _serve_trials(env_vars: Mapping[str, str]) -> tuple[str, ...]:
+    """Where a broker gives the credentials: feed its agents from now on, and lead trials and their own runs there.
+
+    Returns the names of the variables that lead there.
+    """
     feed_from_now_on(env_vars)
-    if address_in(env_vars) is not None:
-        apply_to_process(env_vars)
-        carry_to_trials(env_vars)
+    if address_in(env_vars) is None:
+        return ()
+    apply_to_process(env_vars)
+    return tuple(env_vars)

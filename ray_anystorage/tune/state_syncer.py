@@ -10,24 +10,47 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ray_anystorage.checkpoint.small_files import side_by_side, write
 from ray_anystorage.errors import AnyStorageError, SourceChangedError
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home
-from ray_anystorage.tune.hooks import BackgroundSyncer
+from ray_anystorage.tune.hooks import BackgroundSyncer, download
 
 logger = logging.getLogger("ray.tune.anystorage")
 
 _SETTLED_AFTER = 1.0  # seconds that a file is left alone before its time tells whether it changed
 _TRIES = 5  # of files that change while they are sent
-_DELETES = 8  # checkpoints at once
 _Seen = tuple[int, int, int]  # inode, bytes and time of a file
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What one way home takes along.
+
+    Attributes
+    ----------
+    number
+        Of the way: one that a later one was begun beside does nothing more.
+    state
+        The experiment's own files as they were when it began, by key: the driver writes them anew meanwhile.
+    seen
+        How they looked then, by path.
+    dropped
+        Checkpoints that this state does not name.
+    """
+
+    number: int
+    state: dict[str, bytes]
+    seen: dict[str, _Seen]
+    dropped: tuple[str, ...]
 
 
 class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
@@ -39,13 +62,20 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         Carries the experiment's home.
     sync_period, sync_timeout
         Seconds, as Ray's ``SyncConfig`` has them.
+
+    Attributes
+    ----------
+    kept
+        Says which checkpoints the trials keep: another's too, which a population exchanged.
     """
 
     def __init__(self, filesystem: Any, sync_period: float, sync_timeout: float) -> None:
         super().__init__(sync_period=sync_period, sync_timeout=sync_timeout)
+        self.kept: Callable[[], frozenset[str]] = frozenset
         self._filesystem = filesystem
         self._sent: dict[str, _Seen] = {}
         self._dropped: list[str] = []  # checkpoints that Tune keeps no longer, but its state at home may name
+        self._number = 0
         self._lock = threading.Lock()
 
     def drop(self, name: str) -> None:
@@ -56,51 +86,63 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
     ) -> tuple[Callable[..., None], dict[str, Any]]:
+        """What Ray calls in the thread that writes the state, when it has written it."""
+        below = carried_home(self._filesystem).name_of(f"{uri}/")
         with self._lock:
-            dropped = list(self._dropped)
-        return self._bring, {"local_path": local_path, "fs_path": uri, "exclude": exclude or [], "dropped": dropped}
+            self._number += 1
+            kept = self.kept() if self._dropped else frozenset()
+            dropped = tuple(name for name in self._dropped if name not in kept)
+        seen: dict[str, _Seen] = {}
+        state: dict[str, bytes] = {}
+        if not below:  # else it is a trial's own folder, which has no state
+            changed = self._changed(local_path, exclude or [])
+            seen = {path: look for path, look in changed if not _inside(local_path, path)}
+            state = {os.path.relpath(path, local_path): Path(path).read_bytes() for path in seen}
+        load = _Load(self._number, state, seen, dropped)
+        return self._bring, {"local_path": local_path, "below": below, "exclude": exclude or [], "load": load}
 
     def _sync_down_command(self, uri: str, local_path: str) -> tuple[Callable[..., None], dict[str, Any]]:
-        from ray.train._internal.storage import _download_from_fs_path
-
-        return _download_from_fs_path, {"fs": self._filesystem, "fs_path": uri, "local_path": local_path}
+        return download, {"fs": self._filesystem, "fs_path": uri, "local_path": local_path}
 
     def _delete_command(self, uri: str) -> tuple[Callable[..., None], dict[str, Any]]:
         return self._filesystem.delete_dir, {"path": uri}
 
-    def _bring(self, local_path: str, fs_path: str, exclude: list[str], dropped: list[str]) -> None:
+    def _bring(self, local_path: str, below: str, exclude: list[str], load: _Load) -> None:
+        """First what the state refers to, which lies in the folders of trials, then the state, then what it drops."""
         home = carried_home(self._filesystem)
         store = home.open(self._filesystem)
-        below = home.name_of(f"{fs_path}/")
         for attempt in range(_TRIES):
             try:
-                self._send(store, local_path, below, exclude)
+                self._send(store, local_path, below, exclude, state_too=bool(below))
                 break
             except (SourceChangedError, FileNotFoundError):  # of a file that is just being replaced
                 if attempt + 1 == _TRIES:
                     raise
-        self._delete(home, dropped)
+        if load.number == self._number:
+            side_by_side(lambda item: write(store, *item), list(load.state.items()))
+            self._remember(load.seen)
+            self._delete(home, load.dropped)
 
-    def _send(self, store: Store, root: str, below: str, exclude: list[str]) -> None:
-        """Send what changed: first what the state refers to, which lies in the folders of trials, then the state."""
+    def _send(self, store: Store, root: str, below: str, exclude: list[str], *, state_too: bool) -> None:
+        changed = {path: look for path, look in self._changed(root, exclude) if state_too or _inside(root, path)}
+        files = [Outgoing(path, _key(below, os.path.relpath(path, root)), look[1]) for path, look in changed.items()]
+        if files:
+            _upload(store, files)
+        self._remember(changed)
+
+    def _changed(self, root: str, exclude: list[str]) -> list[tuple[str, _Seen]]:
+        return [(path, look) for path, look in _files(root, exclude) if self._sent.get(path) != look]
+
+    def _remember(self, seen: Mapping[str, _Seen]) -> None:
+        """Not what was written just now: another write within a tick of the file system's clock would look alike."""
         now = time.time_ns()
-        changed = {path: seen for path, seen in _files(root, exclude) if self._sent.get(path) != seen}
-        for deep in (True, False):
-            paths = [path for path in changed if (os.sep in os.path.relpath(path, root)) == deep]
-            files = [Outgoing(path, _key(below, os.path.relpath(path, root)), changed[path][1]) for path in paths]
-            if files:
-                _upload(store, files)
-            for path in paths:
-                if now - changed[path][2] > _SETTLED_AFTER * 1e9:
-                    self._sent[path] = changed[path]
+        self._sent |= {path: look for path, look in seen.items() if now - look[2] > _SETTLED_AFTER * 1e9}
 
-    def _delete(self, home: ExperimentHome, names: list[str]) -> None:
-        if not names:
-            return
-        with ThreadPoolExecutor(min(_DELETES, len(names))) as pool:
-            list(pool.map(lambda name: delete_quietly(home, self._filesystem, name), names))
+    def _delete(self, home: ExperimentHome, names: Collection[str]) -> None:
+        side_by_side(lambda name: delete_quietly(home, self._filesystem, name), list(names))
         with self._lock:
-            self._dropped = self._dropped[len(names) :]
+            for name in names:
+                self._dropped.remove(name)
 
 
 def delete_quietly(home: ExperimentHome, filesystem: Any, name: str) -> None:
@@ -128,6 +170,11 @@ def _files(root: str, exclude: list[str]) -> Iterator[tuple[str, _Seen]]:
             if not any(fnmatch.fnmatch(inside, pattern) for pattern in exclude) and os.path.isfile(path):
                 status = os.stat(path)
                 yield path, (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _inside(root: str, path: str) -> bool:
+    """Whether a file lies in a folder of a trial."""
+    return os.sep in os.path.relpath(path, root)
 
 
 def _key(below: str, inside: str) -> str:

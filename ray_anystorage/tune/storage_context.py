@@ -15,11 +15,12 @@ from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver, Writers
 from ray_anystorage.errors import AnyStorageError, CheckpointSaveError, HomeNotVisibleError
 from ray_anystorage.home.filesystem import HomeRecipe
+from ray_anystorage.settings import apply_to_process
 from ray_anystorage.train.storage_context import directory_of, visibility_remedy
 from ray_anystorage.transfer.slots import writers_per_node
 from ray_anystorage.tune.checkpoint import TrialCheckpoint
-from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home
-from ray_anystorage.tune.hooks import StorageContext
+from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
+from ray_anystorage.tune.hooks import StorageContext, in_worker
 from ray_anystorage.tune.state_syncer import StateSyncer
 from ray_anystorage.tune.trial_node import enter_trial_node
 from ray_anystorage.units import format_size
@@ -57,6 +58,13 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
         """Everything but what belongs to this process or this trial."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_syncer", "_saver")}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come to a trial's process: what SDKs need there is set before the trainable runs."""
+        self.__dict__.update(state)
+        home = home_of(self.storage_filesystem)
+        if home is not None and home.recipe is not None and in_worker():
+            apply_to_process(home.recipe.bucket_variables)
+
     def persist_current_checkpoint(self, checkpoint: ray.tune.Checkpoint) -> TrialCheckpoint:
         """Save a trial's checkpoint: data durable first, then its manifest, then the record that makes it one.
 
@@ -81,6 +89,7 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
         if isinstance(home.planned.filesystem, HomeRecipe):  # an unmounted mount is a directory, and takes it all
             self._check_validation_file()
         saver = self._own_saver()
+        home.held(self.storage_filesystem).check()  # or it would write over what a later driver keeps
         with directory_of(checkpoint) as directory:
             manifest = saver.save(directory, part)
         commit(saver.home, part.checkpoint, part.attempt, report=part.report)

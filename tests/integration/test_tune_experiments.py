@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -13,14 +14,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.fs
 import pytest
 from click.testing import CliRunner
+from ray import cloudpickle
 
 import ray_anystorage as anystorage
 from ray_anystorage.cli.main import main
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.tune.housekeeping import Housekeeping
+from ray_anystorage.tune.install import make_context
 from tests.harness import tune_driver
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
 from tests.harness.waiting import wait_until
@@ -332,6 +338,7 @@ import json, os, pathlib, sys, tempfile
 import ray, ray.train
 from ray import tune
 from ray.train import ScalingConfig
+from ray.tune.integration.ray_train import TuneReportCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 import ray_anystorage as anystorage
 
@@ -347,7 +354,7 @@ def trial(config):
         anystorage.run_config(tier="user")
     except anystorage.errors.ConfigClashError as error:
         assert "has the storage of its experiment 'outer'" in str(error)
-    run_config = anystorage.run_config("inner")
+    run_config = anystorage.run_config("inner", callbacks=[TuneReportCallback()])
     DataParallelTrainer(
         train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=run_config,
@@ -463,3 +470,56 @@ def test_a_driver_that_is_killed_anywhere_loses_and_repeats_nothing(ray_cluster:
     assert all(trial["metrics"]["n"] == steps for trial in trials)
     assert set(checkpoints_in(site.files()).values()) == {1}
     assert len([key for key in site.keys("spilled/") if key.endswith("/data")]) == 3
+
+
+def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    ray_cluster: RayCluster, site: Site
+) -> None:
+    site.open(1, 2)
+    told = {"xs": [1, 2], "arguments": {"tier": "cluster"}}
+    with running(ray_cluster, site, **told) as driver:
+        states = site.mount / "search"
+
+        def stored() -> bool:
+            assert driver.poll() is None, (site.root / "out").read_text()[-5000:]
+            saved = sum(path.endswith("checkpoint_000001/.anystorage/commit.json") for path in site.files())
+            state = max(states.glob("experiment_state-*.json"), default=None)
+            return saved == 2 and state is not None and state.read_text().count("checkpoint_000001") >= 2
+
+        wait_until(stored, 120, "each trial has saved twice, and Tune its state")
+        driver.send_signal(signal.SIGKILL)
+    (damaged,) = states.glob("*x=2*/checkpoint_000001/data")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    site.open(3)
+    trials = run(ray_cluster, site, **told)
+    assert [(trial["held"], trial["metrics"]["begun"]) for trial in trials] == [(3, 2), (3, 1)]
+
+
+def test_an_experiment_that_is_restored_without_its_storage_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_clean(monkeypatch)
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    config = anystorage.tune_run_config("plain", tier="cluster")
+    storage = pickle.loads(
+        pickle.dumps(make_context(config.storage_path, "plain", storage_filesystem=config.storage_filesystem))
+    )
+    housekeeping = Housekeeping()
+    trial = SimpleNamespace(storage=storage)
+    storage.storage_filesystem = pyarrow.fs.LocalFileSystem()
+    with pytest.raises(anystorage.errors.RequestError, match=r"restore it with @anystorage\.tune_experiment"):
+        housekeeping.on_step_begin(0, [trial])
+
+
+def test_a_decorated_class_can_be_derived_from_and_travels_without_its_credentials() -> None:
+    experiment: Any = tune_driver.experiment({"name": "search", "class": True})
+    experiment._placing.ray_arguments["secret"] = "planted-secret"
+
+    class Derived(experiment):  # type: ignore[misc]
+        """One that is tuned by itself."""
+
+    assert issubclass(Derived, tune_driver.Class)
+    pickled = cloudpickle.dumps(experiment)
+    assert b"planted-secret" not in pickled
+    assert pickle.loads(pickled) is tune_driver.Class

@@ -48,6 +48,7 @@ class Ground:
         os.utime(file, (written, written))
 
     def bring(self) -> None:
+        """The way home, from its beginning to its end."""
         self.syncer.sync_up(str(self.staging), str(self.path))
         self.syncer.wait()
 
@@ -75,9 +76,15 @@ def ground(tmp_path: Path) -> Ground:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The keys of each upload, which is made."""
+    """The keys of each upload, and of each file of the state, which are made."""
     seen: list[list[str]] = []
-    upload = state_syncer.upload
+    upload, write = state_syncer.upload, state_syncer.write
+
+    def seeing_state(store: Any, key: str, content: bytes) -> None:
+        seen.append([key])
+        write(store, key, content)
+
+    monkeypatch.setattr(state_syncer, "write", seeing_state)
 
     def seeing(store: Any, files: Sequence[Any], **options: Any) -> Any:
         seen.append(sorted(file.key for file in files))
@@ -145,7 +152,7 @@ def test_a_checkpoint_is_deleted_once_the_state_is_home_that_does_not_name_it(
         raise ObjectMissingError("refused", tier="cluster", place="here", tried="write", remedy="none")
 
     with monkeypatch.context() as failing:
-        failing.setattr(state_syncer, "upload", refuse)
+        failing.setattr(state_syncer, "write", refuse)
         with pytest.raises(ObjectMissingError):
             ground.bring()
     assert ground.is_there("trial/checkpoint_1"), "the state did not get home"
@@ -160,14 +167,14 @@ def test_what_is_dropped_while_the_state_is_on_its_way_waits_for_the_next(
 ) -> None:
     ground.save("trial/checkpoint_1")
     ground.write(STATE, "names 1")
-    upload = state_syncer.upload
+    write = state_syncer.write
 
-    def dropping(*arguments: Any, **options: Any) -> Any:
+    def dropping(*arguments: Any) -> None:
         ground.syncer.drop("trial/checkpoint_1")
-        return upload(*arguments, **options)
+        write(*arguments)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(state_syncer, "upload", dropping)
+        meanwhile.setattr(state_syncer, "write", dropping)
         ground.bring()
     assert ground.is_there("trial/checkpoint_1")
     ground.bring()
@@ -219,3 +226,54 @@ def test_what_is_not_ours_is_deleted_by_tune(tmp_path: Path) -> None:
     checkpoint = ray.tune.Checkpoint.from_directory(str(tmp_path / "checkpoint"))
     install.delete(checkpoint.filesystem, checkpoint.path)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_state_that_is_written_anew_on_its_way_arrives_whole(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver does so: it writes the next one in place while the one before is being sent."""
+    ground.write(STATE, "the first state")
+    ground.write("trial/result.json", "{}")
+    upload = state_syncer.upload
+
+    def growing(*arguments: Any, **options: Any) -> Any:
+        (ground.staging / STATE).write_text("the second, which is longer than the first")
+        return upload(*arguments, **options)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(state_syncer, "upload", growing)
+        ground.bring()
+    assert (ground.path / STATE).read_text() == "the first state"
+    ground.bring()
+    assert (ground.path / STATE).read_text() == "the second, which is longer than the first"
+
+
+def test_what_a_trial_keeps_of_another_s_is_not_deleted(ground: Ground) -> None:
+    """A population exchanges checkpoints: whose it was drops it, and whose it is now goes on from it."""
+    ground.save("trial/checkpoint_1")
+    ground.syncer.kept = lambda: frozenset({"trial/checkpoint_1"})
+    ground.syncer.drop("trial/checkpoint_1")
+    ground.write(STATE, "another trial names 1")
+    ground.bring()
+    assert ground.is_there("trial/checkpoint_1")
+    ground.syncer.kept = frozenset
+    ground.bring()
+    assert not ground.is_there("trial/checkpoint_1")
+
+
+def test_a_way_home_that_a_later_one_overtook_does_nothing_more(ground: Ground) -> None:
+    ground.write(STATE, "one")
+    late, arguments = ground.syncer._sync_up_command(str(ground.staging), str(ground.path))
+    ground.write(STATE, "two, later")
+    ground.bring()
+    late(**arguments)
+    assert (ground.path / STATE).read_text() == "two, later"
+
+
+def test_looking_at_an_experiment_s_file_system_sets_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    address = BucketAddress("s3", "bucket", "runs", "us-east-1", "http://127.0.0.1:1")
+    recipe = FileSystemRecipe(address, (("AWS_PROFILE", "theirs"),), copies_folders=True)
+    filesystem: Any = StoreFileSystem(recipe)
+    filesystem.carried = ExperimentHome("bucket/runs/search", BucketRecipe(address, "reference", "test"), None)
+    again = pickle.loads(pickle.dumps(filesystem))
+    assert again.carried == filesystem.carried
+    assert os.environ["AWS_PROFILE"] == "mine"
