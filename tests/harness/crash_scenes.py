@@ -61,16 +61,20 @@ def stand_alone() -> None:
 
 
 def content(save: str, rank: int) -> Files:
-    """What a rank saves, never the same in two saves; "large" in the name of the save makes one file so."""
+    """What a rank saves, never the same in two saves; "large" in the name of the save makes one file so.
+
+    All but a "bare" one have Ray's own note as well, which is the home's and goes nowhere else.
+    """
     draw = Random(f"{save} {rank}")
     large = {"large.bin": draw.randbytes((8 << 20) + 1)} if "large" in save and rank == 0 else {}
     small = {f"rank-{rank}.bin": draw.randbytes(3000), f"deep/er/{rank}": draw.randbytes(10), f"empty-{rank}": b""}
-    return small | large
+    return small | large | ({} if "bare" in save else {METADATA: b"{}"})
 
 
 def whole(save: str, ranks: int = 1) -> Files:
     """What a checkpoint of all ranks holds."""
-    return {path: data for rank in range(ranks) for path, data in content(save, rank).items()}
+    files = {path: data for rank in range(ranks) for path, data in content(save, rank).items()}
+    return {path: data for path, data in files.items() if path != METADATA}
 
 
 @dataclass(slots=True)
@@ -117,7 +121,7 @@ def save_part(
     context.current_report_index, context.report_call_index = report - 1, report
     set_train_context(context)
     with tempfile.TemporaryDirectory() as directory:
-        for path, data in {**files, METADATA: b"{}"}.items():
+        for path, data in files.items():
             Path(directory, path).parent.mkdir(parents=True, exist_ok=True)
             Path(directory, path).write_bytes(data)
         Path(directory, "no files", "at all").mkdir(parents=True)

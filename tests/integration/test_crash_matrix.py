@@ -144,7 +144,7 @@ def test_one_of_two_ranks_with_a_bucket(ground: Ground, at_each: Callable[..., C
 
 def one_report(lab: Lab, recipe: StorageRecipe) -> tuple[Any, ...]:
     lab.result(scenes.first_report, recipe, BEFORE, 1, 1)
-    return (recipe, NEXT, NEXT, 1, 1)
+    return (recipe, NEXT, "bare data", 1, 1)
 
 
 def is_data(step: Step) -> bool:
@@ -155,7 +155,7 @@ def is_data(step: Step) -> bool:
 @pytest.mark.parametrize("kind", ["EIO", pytest.param("ENOSPC", marks=pytest.mark.soak)])
 def test_data_that_a_mount_does_not_take(ground: Ground, at_each: Callable[..., Choice], kind: Kind) -> None:
     def at_once(run: Run) -> Allowed:
-        return [(NEXT, whole(NEXT))] if "reported" in run.words and "failed" not in run.words else []
+        return [(NEXT, whole("bare data"))] if "reported" in run.words and "failed" not in run.words else []
 
     scene = Scene(one_report, scenes.live, resumes(at_once), tells=False)
     play(ground("detour"), scene, at_each(kind, where="mount", of=is_data))
