@@ -1,7 +1,7 @@
 """A local pyarrow file system for run homes on mounts: atomic files, a reserve, and a time limit for its calls.
 
 Ray treats it as local (it is an instance of, and equal to, ``pyarrow.fs.LocalFileSystem``), so checkpoints open in
-place without a copy. Ray's own copying of checkpoint data runs in C++ below this, neither atomic nor bounded.
+place without a copy. Ray's own copying runs in C++ below this, neither atomic nor bounded.
 """
 
 from __future__ import annotations
