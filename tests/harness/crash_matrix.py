@@ -47,6 +47,8 @@ class Scene:
         Whether a write that fails must fail the work; it may not where another place takes the data.
     reads
         Whether reading files and folders counts as a step.
+    older
+        What the work may begin from where the newest checkpoint cannot be read, which is passed over.
     """
 
     prepare: Callable[[Lab, StorageRecipe], tuple[Any, ...]]
@@ -54,6 +56,7 @@ class Scene:
     verify: Callable[[Rig, Run], Iterable[str]]
     tells: bool = True
     reads: bool = False
+    older: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ class Rig:
             yield f"the work ended by {run.failure}"
         if run.killed != (fault is not None and fault.kind == "kill"):
             yield f"killed: {run.killed}"
-        if fault is not None and _began(run) not in ([], self.began):
+        if fault is not None and _began(run) not in ([], self.began, *([name] for name in self.scene.older)):
             yield f"it began from {_began(run)}, not from {self.began}"
         if (
             fault is not None

@@ -77,7 +77,7 @@ def test_a_controller_that_meets_errors_on_a_mount(
 @pytest.mark.soak
 @pytest.mark.parametrize("place", ["mount", "spill"])
 def test_a_controller_that_cannot_read(ground: Ground, at_each: Callable[..., Choice], place: str) -> None:
-    scene = replace(life(), reads=True)
+    scene = replace(life(), reads=True, older=(OLD,))
     play(ground(place), scene, at_each("EIO", where="mount", of=lambda step: step.verb in READS))
 
 
