@@ -51,7 +51,7 @@ def _check(home: Store, filesystem: Any, path: str) -> None:
         patiently(lambda: home.size(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
     except ObjectMissingError as error:
         raise RunMissingError(
-            f"{home.uri} holds no state of a Train run ({CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}): nothing was saved yet"
+            f"the run at {home.uri} has saved nothing yet: it has no {CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
         ) from error
     names = sorted(named_checkpoints(home))
     infos = filesystem.get_file_info([f"{path}/{name}" for name in names]) if names else []
