@@ -68,6 +68,7 @@ def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     assert last == saved[-1]
 
 
+@pytest.mark.soak
 def test_a_search_finds_a_rate_and_a_second_start_tries_nothing_again(
     ray_cluster: RayCluster, site: dict[str, str]
 ) -> None:
