@@ -13,9 +13,10 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
-    from ray_anystorage.api import discover, plan, report, results, run_config, tune_experiment, tune_run_config
+    from ray_anystorage.api import discover, plan, report, results, run_config
     from ray_anystorage.checkup import doctor
     from ray_anystorage.estimate import estimate_checkpoint_size
+    from ray_anystorage.experiments import tune_experiment, tune_run_config
     from ray_anystorage.job import artifacts_dir, runtime_env
     from ray_anystorage.train.checkpoint import Checkpoint
 
@@ -29,8 +30,8 @@ _HOME_OF = {
     "results": "api",
     "run_config": "api",
     "runtime_env": "job",
-    "tune_experiment": "api",
-    "tune_run_config": "api",
+    "tune_experiment": "experiments",
+    "tune_run_config": "experiments",
     "estimate_checkpoint_size": "estimate",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ray_anystorage.environment import TIERS, Tier
 from ray_anystorage.errors import InvalidNameError, InvalidSizeError, RequestError
@@ -110,3 +111,9 @@ def _fault(name: str) -> str | None:
     if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
         return "is not valid Unicode"
     return f"is reserved for {RESERVED_NAMES[name]}" if name in RESERVED_NAMES else None
+
+
+def num_to_keep_of(ray_arguments: Mapping[str, Any]) -> int | None:
+    """How many checkpoints arguments of Ray's ``RunConfig`` keep; ``None`` for all."""
+    kept: int | None = getattr(ray_arguments.get("checkpoint_config"), "num_to_keep", None)
+    return kept

@@ -134,6 +134,7 @@ def accuracies_without_ray() -> list[float]:
     return found
 
 
+@pytest.mark.timeout(360)
 def test_it_shows_what_it_promises_and_leaves_nothing(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     demo.read_until("Rank 1")  # the first run is over

@@ -187,6 +187,7 @@ def without_a_cache(phases: Phases, checkpoint: Any, files: Any, stock: str) -> 
     assert not set(files) & set(left), left
 
 
+@pytest.mark.timeout(360)
 @pytest.mark.needs_ray
 @pytest.mark.parametrize(("home", "ranks"), [("bucket", 4), pytest.param("mount", 2, marks=pytest.mark.soak)])
 def test_the_ranks_of_a_node_fetch_a_checkpoint_once_and_no_more_than_they_ask_for(

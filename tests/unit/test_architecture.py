@@ -25,7 +25,7 @@ LAYERS = (
     {"checkpoint"},
     {"resolve", "recipe", "origin", "runs"},
     {"train", "tune"},
-    {"api", "checkup", "job"},
+    {"api", "checkup", "experiments", "job"},
     {"__init__"},
     {"demo"},
     {"cli"},
