@@ -217,6 +217,7 @@ def test_a_class_saves_as_often_as_it_is_told_and_at_its_end(ray_cluster: RayClu
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_another_cluster_goes_on_with_what_the_bucket_holds(ray_cluster: RayCluster, site: Site) -> None:
     """The second cluster is started by its driver, on a node disk of its own."""
     told = {"arguments": {"tier": "artifact"}, "checkpoints": {"num_to_keep": 2}}
@@ -240,7 +241,7 @@ def test_another_cluster_goes_on_with_what_the_bucket_holds(ray_cluster: RayClus
         cwd="/tmp",
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=400,
         check=False,
     )
     trials = result_of(done)
@@ -436,10 +437,11 @@ print("RESULT", json.dumps({"held": held, "exchanged": [result.metrics["exchange
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("threshold", ["1GB", "1kB"])
 def test_a_population_exchanges_checkpoints(ray_cluster: RayCluster, site: Site, threshold: str) -> None:
     site.env["RAY_ANYSTORAGE_THRESHOLD"] = threshold
-    done = ray_cluster.run_driver(PBT, env=site.env, timeout=170)
+    done = ray_cluster.run_driver(PBT, env=site.env, timeout=400)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     found = json.loads(line)
