@@ -25,7 +25,7 @@ from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
-ANSWER_WITHIN = 60.0  # seconds; a node bounds what it looks at itself, but a cold one imports this package first
+_ANSWER_WITHIN = 60.0  # seconds; a node bounds what it looks at itself, but a cold one imports this package first
 
 
 class Preflight(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
@@ -94,9 +94,9 @@ def _ask(
 ) -> tuple[dict[NodeName, Findings], dict[NodeName, list[NodeFailure]], dict[NodeName, Exception]]:
     """What the nodes found; what is wrong with those that found nothing out; and the deaths of workers."""
     asked = {worker.actor.execute.remote(check_node, needs): node for node, worker in workers.items()}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN)
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN)
     answers: dict[NodeName, Findings] = {}
-    failures = {asked[reference]: [no_answer(asked[reference])] for reference in late}
+    failures = {asked[reference]: [_no_answer(asked[reference])] for reference in late}
     died: dict[NodeName, Exception] = {}
     for reference in ready:
         node = asked[reference]
@@ -130,14 +130,13 @@ def warn(run: str, verdicts: Mapping[NodeName, Verdict]) -> None:
         logger.warning("run %r goes on although on %s: %s", run, listed(nodes), problem.error())
 
 
-def no_answer(node: NodeName) -> NodeFailure:
-    """The failure of a node that does not answer in time."""
+def _no_answer(node: NodeName) -> NodeFailure:
     return NodeFailure(
         node=str(node),
         tier="",
         place="",
         error="TimeoutError",
-        reason=f"it did not answer within {ANSWER_WITHIN:g} s",
+        reason=f"it did not answer within {_ANSWER_WITHIN:g} s",
         tried="ran the preflight in one of its workers",
         remedy="look at the node (ray status, ray logs): it may hang, be cut off or be overloaded",
     )

@@ -17,6 +17,7 @@ try:
     from ray._private.state import actors
     from ray.train._internal import checkpoint_manager as checkpoint_manager_module
     from ray.train._internal.session import get_session
+    from ray.train._internal.storage import _VALIDATE_STORAGE_MARKER_FILENAME as VALIDATE_STORAGE_MARKER_FILENAME
     from ray.train._internal.storage import StorageContext
     from ray.train._internal.storage import _download_from_fs_path as download
     from ray.train._internal.syncer import _BackgroundSyncer
@@ -32,6 +33,7 @@ except ImportError as error:
 __all__ = [
     "STATE_GLOB",
     "TUNER_STATE",
+    "VALIDATE_STORAGE_MARKER_FILENAME",
     "BackgroundSyncer",
     "Experiment",
     "StorageContext",

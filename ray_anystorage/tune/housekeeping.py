@@ -53,12 +53,13 @@ class Housekeeping(Callback):  # type: ignore[misc]
             if isinstance(trial.storage, AnyStorageTuneContext):
                 carried_home(trial.storage.storage_filesystem)
         home = _home_of(trials)
-        context = driven(home) if home is not None else None
-        if home is not None and context is not None:
+        if home is None:
+            return
+        context, filesystem = driven(home), trials[0].storage.storage_filesystem
+        if context is not None:
             context.syncer.kept = lambda: known_by(home, trials)
-        sweep(trials)
-        if home is not None:
-            pass_over_damaged(home, trials[0].storage.storage_filesystem, trials)
+        sweep(home, filesystem, trials)
+        pass_over_damaged(home, filesystem, trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
         """Let go of the experiment, which others may then tidy up."""
@@ -71,15 +72,11 @@ class Housekeeping(Callback):  # type: ignore[misc]
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
 
 
-def sweep(trials: Sequence[Any]) -> None:
+def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
     """Delete the checkpoints in these trials' folders that the trials do not know; a failure leaves them for later.
 
     Nothing will ever open them: the state names others. A trial that starts anew has no folder of its own yet.
     """
-    home = _home_of(trials)
-    if home is None:
-        return
-    filesystem = trials[0].storage.storage_filesystem
     folders = {trial.relative_logdir for trial in trials if trial.relative_logdir}
     known = known_by(home, trials)
     try:

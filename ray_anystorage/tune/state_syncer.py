@@ -10,14 +10,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_anystorage.checkpoint.small_files import side_by_side, write
 from ray_anystorage.errors import AnyStorageError, SourceChangedError
-from ray_anystorage.home.store import HomeStore
+from ray_anystorage.home.store import watched
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing
 from ray_anystorage.transfer.store import Store
@@ -95,8 +95,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         seen: dict[str, _Seen] = {}
         state: dict[str, bytes] = {}
         if not below:  # else it is a trial's own folder, which has no state
-            changed = self._changed(local_path, exclude or [])
-            seen = {path: look for path, look in changed if not _inside(local_path, path)}
+            seen = self._changed(_state_files(local_path), local_path, exclude or [])
             state = {os.path.relpath(path, local_path): Path(path).read_bytes() for path in seen}
         load = _Load(self._number, state, seen, dropped)
         return self._bring, {"local_path": local_path, "below": below, "exclude": exclude or [], "load": load}
@@ -113,7 +112,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         store = home.open(self._filesystem)
         for attempt in range(_TRIES):
             try:
-                self._send(store, local_path, below, exclude, state_too=bool(below))
+                self._send(store, local_path, below, exclude)
                 break
             except (SourceChangedError, FileNotFoundError):  # of a file that is just being replaced
                 if attempt + 1 == _TRIES:
@@ -123,15 +122,28 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
             self._remember(load.seen)
             self._delete(home, load.dropped)
 
-    def _send(self, store: Store, root: str, below: str, exclude: list[str], *, state_too: bool) -> None:
-        changed = {path: look for path, look in self._changed(root, exclude) if state_too or _inside(root, path)}
+    def _send(self, store: Store, root: str, below: str, exclude: list[str]) -> None:
+        """Send what changed; of the experiment's own folder, what lies in those of its trials."""
+        changed = self._changed(_files(root) if below else _trials_files(root), root, exclude)
         files = [Outgoing(path, _key(below, os.path.relpath(path, root)), look[1]) for path, look in changed.items()]
         if files:
-            _upload(store, files)
+            watched(
+                store,
+                lambda cancel, moved: upload(store, files, cancel=cancel, on_progress=moved),
+                "bring the state home",
+            )
         self._remember(changed)
 
-    def _changed(self, root: str, exclude: list[str]) -> list[tuple[str, _Seen]]:
-        return [(path, look) for path, look in _files(root, exclude) if self._sent.get(path) != look]
+    def _changed(self, paths: Iterable[str], root: str, exclude: list[str]) -> dict[str, _Seen]:
+        found = {}
+        for path in paths:
+            inside = os.path.relpath(path, root)
+            if not any(fnmatch.fnmatch(inside, pattern) for pattern in exclude) and os.path.isfile(path):
+                status = os.stat(path)
+                look = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if self._sent.get(path) != look:
+                    found[path] = look
+        return found
 
     def _remember(self, seen: Mapping[str, _Seen]) -> None:
         """Not what was written just now: another write within a tick of the file system's clock would look alike."""
@@ -153,28 +165,18 @@ def delete_quietly(home: ExperimentHome, filesystem: Any, name: str) -> None:
         logger.warning("checkpoint %s was not deleted, or in part: %s", name, error)
 
 
-def _upload(store: Store, files: list[Outgoing]) -> None:
-    if isinstance(store, HomeStore):
-        store.watched(
-            lambda cancel, moved: upload(store, files, cancel=cancel, on_progress=moved), "bring the state home"
-        )
-    else:
-        upload(store, files)
-
-
-def _files(root: str, exclude: list[str]) -> Iterator[tuple[str, _Seen]]:
+def _files(root: str) -> Iterator[str]:
     for folder, _, names in os.walk(root):
-        for name in names:
-            path = os.path.join(folder, name)
-            inside = os.path.relpath(path, root)
-            if not any(fnmatch.fnmatch(inside, pattern) for pattern in exclude) and os.path.isfile(path):
-                status = os.stat(path)
-                yield path, (status.st_ino, status.st_size, status.st_mtime_ns)
+        yield from (os.path.join(folder, name) for name in names)
 
 
-def _inside(root: str, path: str) -> bool:
-    """Whether a file lies in a folder of a trial."""
-    return os.sep in os.path.relpath(path, root)
+def _state_files(root: str) -> list[str]:
+    """The experiment's own; a driver that has nothing yet has no folder."""
+    return [os.path.join(root, name) for name in os.listdir(root)] if os.path.isdir(root) else []
+
+
+def _trials_files(root: str) -> Iterator[str]:
+    return (path for path in _files(root) if os.sep in os.path.relpath(path, root))
 
 
 def _key(below: str, inside: str) -> str:

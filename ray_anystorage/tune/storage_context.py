@@ -20,7 +20,7 @@ from ray_anystorage.train.storage_context import directory_of, visibility_remedy
 from ray_anystorage.transfer.slots import writers_per_node
 from ray_anystorage.tune.checkpoint import TrialCheckpoint
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
-from ray_anystorage.tune.hooks import StorageContext, in_worker
+from ray_anystorage.tune.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext, in_worker
 from ray_anystorage.tune.state_syncer import StateSyncer
 from ray_anystorage.tune.trial_node import enter_trial_node
 from ray_anystorage.units import format_size
@@ -102,7 +102,7 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
             node = enter_trial_node(home)
             on_mount = isinstance(recipe.filesystem, HomeRecipe)
             self._saver = Saver(
-                home=recipe.open_home(self.storage_filesystem),
+                home=home.open(self.storage_filesystem),
                 threshold=recipe.threshold,
                 spill=home.spill.open if home.spill is not None else None,
                 writers=Writers(node.slots, writers_per_node(recipe.nodes)) if on_mount else None,
@@ -114,16 +114,13 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
 
     def _check_validation_file(self) -> None:
         """See the marker that the driver wrote, from this node."""
-        marker = f"{self.experiment_fs_path}/{_MARKER}"
+        marker = f"{self.experiment_fs_path}/{VALIDATE_STORAGE_MARKER_FILENAME}"
         if self.storage_filesystem.get_file_info(marker).type == pyarrow.fs.FileType.NotFound:
             recipe = self.home.planned
             raise HomeNotVisibleError(
                 "this node does not see the experiment's home that the driver made",
                 tier=recipe.tier,
                 place=recipe.home.uri,
-                tried=f"looked for {_MARKER} there",
+                tried=f"looked for {VALIDATE_STORAGE_MARKER_FILENAME} there",
                 remedy=visibility_remedy(recipe),
             )
-
-
-_MARKER = ".validate_storage_marker"

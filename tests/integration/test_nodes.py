@@ -172,7 +172,7 @@ def test_a_worker_that_dies_is_for_ray_and_a_node_that_hangs_is_named(
     works, hangs = worker_on(first), worker_on(second, "hangs")
     ray.get(hangs.actor.times.remote())  # it is up
     check_nodes(storage, [works])  # and this one has imported what it needs
-    monkeypatch.setattr(preflight, "ANSWER_WITHIN", 3.0)
+    monkeypatch.setattr(preflight, "_ANSWER_WITHIN", 3.0)
     with pytest.raises(errors.NodePreflightError, match="did not answer within 3 s") as raised:
         check_nodes(storage, [works, hangs])
     assert [second[:8] in failure.node for failure in raised.value.failures] == [True]

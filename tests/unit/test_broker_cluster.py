@@ -160,7 +160,7 @@ def test_a_worker_is_told_whether_the_broker_is_gone_or_out_of_reach(
 
 
 def test_a_node_without_an_agent_can_say_so_before_the_preflight_gives_it_up() -> None:
-    assert driver._AGENT_WITHIN + 15 <= preflight.ANSWER_WITHIN
+    assert driver._AGENT_WITHIN + 15 <= preflight._ANSWER_WITHIN
 
 
 # --- the driver's feeder ----------------------------------------------------------------------------
