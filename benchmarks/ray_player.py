@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 import ray.train
@@ -46,11 +45,7 @@ def _run_config(client: str, target: Target, size: int) -> RunConfig:
         tier = "artifact" if target.is_bucket else "cluster"
         arguments = {"credentials": "env"} if target.is_bucket else {}
         return anystorage.run_config(client, tier=tier, checkpoint_size=size, checkpoint_config=keep, **arguments)
-    path = target.root
-    if target.is_bucket:
-        host = urlsplit(target.endpoint).netloc
-        path = f"s3://{target.bucket}/stock?scheme=http&endpoint_override={host}&region={target.region}"
-    return RunConfig(name=client, storage_path=path, checkpoint_config=keep)
+    return RunConfig(name=client, storage_path=target.ray_path("stock"), checkpoint_config=keep)
 
 
 def _train(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 MiB = 1 << 20
 
@@ -25,6 +26,13 @@ class Target:
     @property
     def is_bucket(self) -> bool:
         return bool(self.endpoint)
+
+    def ray_path(self, folder: str) -> str:
+        """The ``storage_path`` that leads stock Ray here: in a bucket to a folder of it, else to the directory."""
+        if not self.is_bucket:
+            return self.root
+        host = urlsplit(self.endpoint).netloc
+        return f"s3://{self.bucket}/{folder}?scheme=http&endpoint_override={host}&region={self.region}"
 
 
 class Client(Protocol):

@@ -9,7 +9,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from ray import tune
@@ -55,11 +54,7 @@ def _run_config(client: str, target: Target) -> tune.RunConfig:
             client, tier=tier, checkpoint_config=keep, verbose=0, **arguments
         )
         return config
-    path = target.root
-    if target.is_bucket:
-        host = urlsplit(target.endpoint).netloc
-        path = f"s3://{target.bucket}/stock?scheme=http&endpoint_override={host}&region={target.region}"
-    return tune.RunConfig(name=client, storage_path=path, checkpoint_config=keep, verbose=0)
+    return tune.RunConfig(name=client, storage_path=target.ray_path("stock"), checkpoint_config=keep, verbose=0)
 
 
 def _trial(config: dict[str, Any]) -> None:

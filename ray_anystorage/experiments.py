@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_anystorage.cluster.nodes import alive_nodes
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
 from ray_anystorage.policy import Request
@@ -29,18 +28,11 @@ def tune_run_config(
     **ray_run_config_kwargs: Any,
 ) -> ray.tune.RunConfig:
     """A ``ray.tune.RunConfig`` for a ``Tuner``, on the storage that the plan chose; as :func:`run_config`."""
-    from ray_anystorage.tune.run_config import build_tune_run_config
+    from ray_anystorage.tune.experiment import Placing
 
     request = Request.of(name, checkpoint_size, num_to_keep_of(ray_run_config_kwargs), audience, tier)
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
-    return build_tune_run_config(
-        request,
-        credentials=credentials,
-        nodes=alive_nodes(),
-        roots=roots,
-        preflight=preflight,
-        **ray_run_config_kwargs,
-    )
+    return Placing(request, roots, credentials, preflight, ray_run_config_kwargs).run_config()
 
 
 def tune_experiment(

@@ -12,7 +12,7 @@ from ray_anystorage.credentials.redact import MASK, shown, sounds_secret
 from ray_anystorage.environment import BucketAddress, Tier
 from ray_anystorage.errors import ConfigClashError, UnknownArgumentError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
-from ray_anystorage.home.store import HomeStore
+from ray_anystorage.home.store import as_store
 from ray_anystorage.policy.request import SPILLED
 from ray_anystorage.resolve import Resolved
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
@@ -94,7 +94,7 @@ class StorageRecipe:
 
     def open_home(self, filesystem: Any) -> Store:
         """The run home as a store; ``filesystem`` is what :meth:`build_filesystem` gave."""
-        return HomeStore(filesystem) if isinstance(filesystem, HomeFileSystem) else self.home.open()
+        return as_store(filesystem, self.home)
 
     def log_line(self) -> str:
         """Where, why, and with what credentials, in one line."""

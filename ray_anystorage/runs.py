@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.ownership import spills_of
@@ -21,7 +22,7 @@ from ray_anystorage.policy.request import SPILLED, check_name
 from ray_anystorage.resolve import Survey, survey
 from ray_anystorage.settings import DEFAULT_CALL_TIMEOUT, Settings, read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
-from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe
+from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 from ray_anystorage.transfer.store import Store
 
 _STATE_FILES = ("checkpoint_manager_snapshot.json", "tuner.pkl")
@@ -65,6 +66,16 @@ class Run:
         if isinstance(self.home, BucketRecipe):
             return FileSystemRecipe(self.home.address, self.home.env_vars)
         return HomeRecipe(self.tier, os.path.dirname(self.home.root), self.home.root, (), self.call_timeout)
+
+    @property
+    def fs_path(self) -> str:
+        """The home as its file system takes it."""
+        return self.home.address.path if isinstance(self.home, BucketRecipe) else self.home.root
+
+    def build_filesystem(self) -> Any:
+        """The ``pyarrow.fs.FileSystem`` of the home, for who asks Ray to read it."""
+        recipe = self.filesystem
+        return HomeFileSystem(recipe) if isinstance(recipe, HomeRecipe) else build(recipe)
 
     def open_home(self) -> Store:
         """The home as a store; on a mount, its calls are bounded in time."""

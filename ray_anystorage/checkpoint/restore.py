@@ -13,6 +13,8 @@ from ray_anystorage.checkpoint.small_files import names_below
 from ray_anystorage.checkpoint.unreadable import is_of_one_file
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
+    CheckpointIncompleteError,
+    CheckpointMissingError,
     CheckpointUnreadableError,
     DigestMismatchError,
     ObjectMissingError,
@@ -29,6 +31,9 @@ from ray_anystorage.transfer.verify import verify
 from ray_anystorage.transfer.workers import run_tasks
 
 Moved = Callable[[int], None]
+
+# Not ManifestTooNewError: what a later version wrote is no damage, and to go on without it would lose it.
+NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError)
 
 _READERS = 4
 _NAMED = 10  # files, in an error

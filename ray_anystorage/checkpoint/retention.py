@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,16 @@ def _forget(home: Store, name: str) -> None:
     manifests = [f"{name}/{FOLDER}/{file}" for file in names if manifest_attempt(file)]
     if manifests:
         patiently(lambda: home.delete(manifests))
+
+
+def clear(home: Store, name: str, remove_folder: Callable[[], None]) -> None:
+    """Remove a checkpoint's folder, the marks that tell what it is last.
+
+    pyarrow has no order, and writes markers in buckets: ``remove_folder`` is for what is left of it on a mount.
+    """
+    delete_below(home, name)
+    if isinstance(home, PosixStore) and os.path.isdir(home.path(name)):
+        remove_folder()
 
 
 def delete_below(store: Store, folder: str) -> None:

@@ -14,6 +14,7 @@ from ray_anystorage.home.atomic import is_full
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.open_store import StoreRecipe
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
@@ -114,6 +115,11 @@ class HomeStore(PosixStore):
             if not is_full(error) or not self.home.reserve.give_up():
                 raise
             return self.write_unless(given_up, key, data)
+
+
+def as_store(filesystem: object, home: StoreRecipe) -> Store:
+    """A run home as a store: through its file system, where that is a mount's, else as the recipe opens it."""
+    return HomeStore(filesystem) if isinstance(filesystem, HomeFileSystem) else home.open()
 
 
 def watched(store: Store | None, action: Callable[[Cancel, Callable[[int], None]], T], what: str) -> T:

@@ -16,13 +16,12 @@ from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.marks import begun_later
 from ray_anystorage.checkpoint.quarantine import quarantine
 from ray_anystorage.checkpoint.read import commit, commit_external, read_contents, record_of
-from ray_anystorage.checkpoint.restore import verify_listed
-from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
+from ray_anystorage.checkpoint.restore import NOT_GOOD, verify_listed
+from ray_anystorage.checkpoint.retention import clear, delete_checkpoint
 from ray_anystorage.checkpoint.small_files import names_below
 from ray_anystorage.errors import (
     AnyStorageError,
     CheckpointCorruptedError,
-    CheckpointIncompleteError,
     CheckpointMissingError,
     CheckpointOverwrittenError,
     CheckpointSaveError,
@@ -37,9 +36,6 @@ from ray_anystorage.train.storage_context import AnyStorageContext, sweep
 from ray_anystorage.units import format_size
 
 logger = logging.getLogger("ray.train.anystorage")
-
-# Not ManifestTooNewError: what a later version wrote is no damage, and to go on without it would lose it.
-_NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError)
 
 
 class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
@@ -168,7 +164,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         try:
             read_contents(self._home, self._name(checkpoint))
             verify_on_nodes(checkpoint, self.storage, workers)
-        except _NOT_GOOD as error:
+        except NOT_GOOD as error:
             return error
         return None
 
@@ -209,13 +205,7 @@ class AnyStorageCheckpointManager(CheckpointManager):  # type: ignore[misc]
         elif name == self._resumed:
             self._postponed.add(name)  # ranks may still be reading it
         else:
-            delete_checkpoint(self._home, self.storage.spill_store(), name, lambda: self._clear(name, path, plainly))
-
-    def _clear(self, name: str, path: str, plainly: Any) -> None:
-        """Remove a folder, the marks that tell what it is last; pyarrow has no order, and writes markers in buckets."""
-        delete_below(self._home, name)
-        if self.storage.on_mount and os.path.isdir(path):
-            plainly()
+            delete_checkpoint(self._home, self.storage.spill_store(), name, lambda: clear(self._home, name, plainly))
 
     def delete_postponed(self) -> None:
         """Delete what was kept for the ranks that resumed from it; for the end of the run."""

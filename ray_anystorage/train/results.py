@@ -11,13 +11,10 @@ import ray.train
 
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import CheckpointMissingError, ObjectMissingError, RunMissingError
-from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.runs import Run
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray_anystorage.train.snapshot import named_checkpoints
-from ray_anystorage.transfer.open_store import BucketRecipe
-from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 from ray_anystorage.transfer.store import Store
 
 
@@ -35,9 +32,7 @@ def read_results(run: Run) -> ray.train.Result:
     StorageError
         The run home cannot be read.
     """
-    recipe = run.filesystem
-    filesystem = build(recipe) if isinstance(recipe, FileSystemRecipe) else HomeFileSystem(recipe)
-    path = run.home.address.path if isinstance(run.home, BucketRecipe) else run.home.root
+    filesystem, path = run.build_filesystem(), run.fs_path
     _check(run.open_home(), filesystem, path)
     result = ray.train.Result.from_path(path, storage_filesystem=filesystem)
     for checkpoint in _checkpoints(result):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import pyarrow.fs
 from ray import tune
 
 from ray_anystorage.cluster.nodes import alive_nodes
@@ -20,8 +18,8 @@ from ray_anystorage.errors import ExperimentMissingError, RequestError
 from ray_anystorage.policy import Request
 from ray_anystorage.runs import find_run
 from ray_anystorage.tune.experiment_home import carried_home
-from ray_anystorage.tune.hooks import STATE_GLOB, TUNER_STATE
-from ray_anystorage.tune.results import read_grid
+from ray_anystorage.tune.hooks import TUNER_STATE
+from ray_anystorage.tune.results import has_state, own_files, read_grid
 from ray_anystorage.tune.run_config import build_tune_run_config
 
 logger = logging.getLogger("ray.tune.anystorage")
@@ -38,6 +36,18 @@ class Placing:
     credentials: Credentials | None
     preflight: bool
     ray_arguments: Mapping[str, Any]
+
+    def run_config(self, *, announces: bool = True) -> tune.RunConfig:
+        """The config, with the storage looked at now; raises as :func:`ray_anystorage.tune_run_config`."""
+        return build_tune_run_config(
+            self.request,
+            credentials=self.credentials,
+            nodes=alive_nodes(),
+            roots=self.roots,
+            preflight=self.preflight,
+            announces=announces,
+            **self.ray_arguments,
+        )
 
 
 class TuneExperiment:
@@ -117,16 +127,16 @@ class TuneExperiment:
         """The ``ray.tune.Tuner`` that :meth:`fit` fits; raises the same."""
         if resume not in get_args(Resume):
             raise RequestError(f"resume={shown(resume)}: expected one of {', '.join(map(repr, get_args(Resume)))}")
-        config = self._run_config(announces=resume == "never")
+        config = self._placing.run_config(announces=resume == "never")
+        space = _plain(param_space)
         begun = _is_begun(config.storage_filesystem)
         if begun and resume != "never":
-            return self._restored(config, dict(param_space) if param_space is not None else None, {})
+            return self._restored(config, space, {})
         if resume == "must":
             raise ExperimentMissingError(
                 f'resume="must": there is no experiment {self.name!r} to continue at {_uri(config)}\n  what to do: '
                 'say resume="auto", which begins one, or the name, tier or artifact_storage that it was begun with'
             )
-        space = dict(param_space) if param_space is not None else None
         return tune.Tuner(
             self.trainable, param_space=space, tune_config=tune_config, run_config=config, **tuner_arguments
         )
@@ -144,10 +154,10 @@ class TuneExperiment:
         ExperimentMissingError
             There is nothing to restore.
         """
-        config = self._run_config(announces=False)
+        config = self._placing.run_config(announces=False)
         if not _is_begun(config.storage_filesystem):
             raise ExperimentMissingError(f"there is no experiment {self.name!r} at {_uri(config)}: fit() begins one")
-        return self._restored(config, dict(param_space) if param_space is not None else None, restore_arguments)
+        return self._restored(config, _plain(param_space), restore_arguments)
 
     def results(self) -> tune.ResultGrid:
         """What is known of the trials, whether the experiment has ended or not; needs no Ray cluster.
@@ -160,18 +170,6 @@ class TuneExperiment:
         placing = self._placing
         run = find_run(self.name, credentials=placing.credentials, artifact_storage=placing.roots.get("artifact"))
         return read_grid(run)
-
-    def _run_config(self, *, announces: bool) -> tune.RunConfig:
-        placing = self._placing
-        return build_tune_run_config(
-            placing.request,
-            credentials=placing.credentials,
-            nodes=alive_nodes(),
-            roots=placing.roots,
-            preflight=placing.preflight,
-            announces=announces,
-            **placing.ray_arguments,
-        )
 
     def _restored(self, config: tune.RunConfig, param_space: Any, arguments: Mapping[str, Any]) -> tune.Tuner:
         errored = not arguments.get("restart_errored", False)
@@ -192,10 +190,12 @@ def _alone(trainable: Any) -> Any:
 
 def _is_begun(filesystem: Any) -> bool:
     """Whether Tune has what it needs to go on: before its first state, an experiment begins anew."""
-    path = carried_home(filesystem).path
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-    names = {info.base_name for info in found}
-    return TUNER_STATE in names and bool(fnmatch.filter(names, STATE_GLOB))
+    names = own_files(filesystem)
+    return TUNER_STATE in names and has_state(names)
+
+
+def _plain(param_space: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if param_space is None else dict(param_space)
 
 
 def _uri(config: tune.RunConfig) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_anystorage.checkpoint.ownership import Owner, own_spill
-from ray_anystorage.checkpoint.retention import delete_below, delete_checkpoint
+from ray_anystorage.checkpoint.retention import clear, delete_checkpoint
 from ray_anystorage.errors import RequestError
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.prepare import prepare_home
-from ray_anystorage.home.store import HomeStore
+from ray_anystorage.home.store import as_store
 from ray_anystorage.origin import Origin
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.storage_context import refuse_one_nodes_disk
@@ -58,7 +58,7 @@ class ExperimentHome:
 
     def open(self, filesystem: Any) -> Store:
         """The home as a store; ``filesystem`` is the one that carries it."""
-        return HomeStore(filesystem) if isinstance(filesystem, HomeFileSystem) else self.store.open()
+        return as_store(filesystem, self.store)
 
     def held(self, filesystem: Any) -> Owner:
         """The hold of the driver that fits it."""
@@ -76,7 +76,8 @@ class ExperimentHome:
         """Delete a checkpoint, first what makes it one, then its data; raises as ``delete_checkpoint`` does."""
         home = self.open(filesystem)
         spill = self.spill.open() if self.spill is not None else None
-        delete_checkpoint(home, spill, name, lambda: _clear(home, filesystem, f"{self.path}/{name}", name))
+        path = f"{self.path}/{name}"
+        delete_checkpoint(home, spill, name, lambda: clear(home, name, lambda: filesystem.delete_dir(path)))
 
 
 def home_of(filesystem: Any) -> ExperimentHome | None:
@@ -116,10 +117,3 @@ def open_experiment(recipe: StorageRecipe, carries: Iterable[str]) -> Any:
     path, word = f"{recipe.fs_path}/{recipe.name}", secrets.token_hex(8)
     filesystem.carried = ExperimentHome(path, recipe.home, spill, recipe, word, tuple(sorted(carries)))
     return filesystem
-
-
-def _clear(home: Store, filesystem: Any, path: str, name: str) -> None:
-    """Remove a checkpoint's folder, the marks that tell what it is last; a bucket has no folders to remove."""
-    delete_below(home, name)
-    if isinstance(filesystem, HomeFileSystem) and os.path.isdir(path):
-        filesystem.delete_dir(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow.fs
@@ -11,10 +12,7 @@ from ray.tune import ExperimentAnalysis
 
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import ObjectMissingError, RunMissingError
-from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.runs import Run
-from ray_anystorage.transfer.open_store import BucketRecipe
-from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home
 from ray_anystorage.tune.hooks import STATE_GLOB, TUNER_STATE
 from ray_anystorage.tune.housekeeping import known_by
@@ -56,21 +54,28 @@ def named_by_trials(run: Run) -> frozenset[str]:
     return known_by(carried_home(filesystem), _analysis(run, filesystem).trials)
 
 
+def own_files(filesystem: Any) -> set[str]:
+    """Names of what lies in the home of the experiment that a file system carries, outside of its trials' folders."""
+    path = carried_home(filesystem).path
+    return {info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))}
+
+
+def has_state(names: Iterable[str]) -> bool:
+    """Whether a state of Tune's is among these files."""
+    return bool(fnmatch.filter(names, STATE_GLOB))
+
+
 def _filesystem(run: Run) -> Any:
-    recipe = run.filesystem
-    filesystem: Any = build(recipe) if isinstance(recipe, FileSystemRecipe) else HomeFileSystem(recipe)
-    path = run.home.address.path if isinstance(run.home, BucketRecipe) else run.home.root
-    filesystem.carried = ExperimentHome(path, run.home, run.spill or next(iter(run.former), None))
+    filesystem = run.build_filesystem()
+    filesystem.carried = ExperimentHome(run.fs_path, run.home, run.spill or next(iter(run.former), None))
     return filesystem
 
 
 def _analysis(run: Run, filesystem: Any) -> ExperimentAnalysis:
     install()
-    path = carried_home(filesystem).path
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-    if not fnmatch.filter([info.base_name for info in found], STATE_GLOB):
+    if not has_state(own_files(filesystem)):
         raise RunMissingError(
             f"{run.uri} holds no state of a Tune experiment ({STATE_GLOB}): it has saved nothing yet, or Ray Train "
             "keeps it"
         )
-    return ExperimentAnalysis(path, storage_filesystem=filesystem)
+    return ExperimentAnalysis(carried_home(filesystem).path, storage_filesystem=filesystem)

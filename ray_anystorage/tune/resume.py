@@ -6,19 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ray_anystorage.checkpoint.restore import verify_listed
+from ray_anystorage.checkpoint.restore import NOT_GOOD, verify_listed
 from ray_anystorage.checkpoint.small_files import side_by_side
-from ray_anystorage.errors import (
-    AnyStorageError,
-    CheckpointCorruptedError,
-    CheckpointIncompleteError,
-    CheckpointMissingError,
-)
+from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.tune.experiment_home import ExperimentHome
 
 logger = logging.getLogger("ray.tune.anystorage")
-
-_NOT_GOOD = (CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError)
 
 
 def pass_over_damaged(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
@@ -51,6 +44,6 @@ def _fault(home: ExperimentHome, filesystem: Any, result: Any) -> AnyStorageErro
     opened = home.origin(str(result.checkpoint.path)).opened(home.open(filesystem))
     try:
         verify_listed(opened.sources, opened.contents())
-    except _NOT_GOOD as error:
+    except NOT_GOOD as error:
         return error
     return None

@@ -29,12 +29,12 @@ from ray_anystorage.tune.housekeeping import Housekeeping
 from ray_anystorage.tune.install import make_context
 from tests.harness import tune_driver
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
+from tests.harness.run_homes import FOLDER, settings_of
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.needs_ray
 
 DRIVER = Path(tune_driver.__file__)
-FOLDER = "team/artifacts"
 
 
 class Site:
@@ -45,16 +45,13 @@ class Site:
         self.mount = root / "cluster"
         for name in ("cluster", "local", "gates"):
             (root / name).mkdir()
-        self.env = {
-            "RAY_ANYSTORAGE_CLUSTER_STORAGE": str(self.mount),
-            "RAY_ANYSTORAGE_LOCAL_STORAGE": str(root / "local"),
-            "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/{FOLDER}",
-            "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
-            "RAY_ANYSTORAGE_REGION": server.region,
-            "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
-            "AWS_ACCESS_KEY_ID": server.access_key,
-            "AWS_SECRET_ACCESS_KEY": server.secret_key,
-        }
+        self.env = {**settings_of(root, server, bucket), "RAY_ANYSTORAGE_LOCAL_STORAGE": str(root / "local")}
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have this process be at the site."""
+        leave_clean(monkeypatch)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
 
     def told(self, **more: Any) -> str:
         return json.dumps({"name": "search", "xs": [1, 2, 3], "steps": 3, "gates": str(self.root / "gates"), **more})
@@ -99,10 +96,15 @@ def site(tmp_path: Path, s3_server: S3Server, bucket: str) -> Site:
     return Site(tmp_path, s3_server, bucket)
 
 
-def result_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+def said_by(done: subprocess.CompletedProcess[str]) -> Any:
+    """The result that a driver printed before it ended well."""
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    found = json.loads(line)
+    return json.loads(line)
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    found = said_by(done)
     assert found["errors"] == []
     return sorted(found["trials"], key=lambda trial: trial["x"])
 
@@ -179,9 +181,7 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
     assert set(checkpoints_in(site.files()).values()) == {1}
     assert not [path for path in site.files() if path.endswith("/data")]
     assert site.secret_is_in() == []
-    leave_clean(monkeypatch)
-    for name, value in site.env.items():
-        monkeypatch.setenv(name, value)
+    site.enter(monkeypatch)
     decorated: Any = tune_driver.experiment({"name": "search"})
     best = decorated.results().get_best_result("score", "max")
     assert isinstance(best.checkpoint, anystorage.Checkpoint)
@@ -290,9 +290,7 @@ print("RESULT", json.dumps(found))
 @pytest.mark.parametrize("how", ["in turn", "threads"])
 def test_experiments_of_several_plans_in_one_process_keep_apart(ray_cluster: RayCluster, site: Site, how: str) -> None:
     done = ray_cluster.run_driver(SEVERAL, str(site.root / "stock"), how, env=site.env, timeout=150)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    found = json.loads(line)
+    found = said_by(done)
     assert {which: one["held"] for which, one in found.items()} == {which: f"{which} 3" for which in found}
     assert {which: one["type"] for which, one in found.items()} == {
         "mount": "TrialCheckpoint",
@@ -311,9 +309,7 @@ def test_experiments_of_several_plans_in_one_process_keep_apart(ray_cluster: Ray
 def test_a_decorated_trainable_is_called_as_before_and_says_what_it_cannot_do(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_clean(monkeypatch)
-    for name, value in site.env.items():
-        monkeypatch.setenv(name, value)
+    site.enter(monkeypatch)
 
     @anystorage.tune_experiment(tier="cluster")
     def doubles(config: int) -> int:
@@ -378,9 +374,7 @@ print("RESULT", json.dumps(found))
 @pytest.mark.parametrize("tier", ["artifact", "cluster"])
 def test_a_run_inside_a_trial_lies_in_the_trial_s_folder(ray_cluster: RayCluster, site: Site, tier: str) -> None:
     done = ray_cluster.run_driver(INNER, tier, env=site.env, timeout=170)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    found = json.loads(line)
+    found = said_by(done)
     home = f"s3://{site.bucket}/{FOLDER}/outer/" if tier == "artifact" else f"{site.mount}/outer/"
     for x, (path, held, n) in found.items():
         assert (held, n) == (f"{x} 2", 2)
@@ -442,9 +436,7 @@ print("RESULT", json.dumps({"held": held, "exchanged": [result.metrics["exchange
 def test_a_population_exchanges_checkpoints(ray_cluster: RayCluster, site: Site, threshold: str) -> None:
     site.env["RAY_ANYSTORAGE_THRESHOLD"] = threshold
     done = ray_cluster.run_driver(PBT, env=site.env, timeout=400)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    found = json.loads(line)
+    found = said_by(done)
     assert found["held"] == [8, 8, 8, 8]
     assert any(found["exchanged"]), "no trial went on from another's checkpoint: the test shows nothing"
     assert max(checkpoints_in(site.files("population")).values()) <= 2
@@ -503,9 +495,7 @@ def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
 def test_an_experiment_that_is_restored_without_its_storage_says_so(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_clean(monkeypatch)
-    for name, value in site.env.items():
-        monkeypatch.setenv(name, value)
+    site.enter(monkeypatch)
     config = anystorage.tune_run_config("plain", tier="cluster")
     storage = pickle.loads(
         pickle.dumps(make_context(config.storage_path, "plain", storage_filesystem=config.storage_filesystem))
