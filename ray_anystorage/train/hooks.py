@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -13,6 +14,24 @@ from ray.train import RunConfig
 from ray_anystorage.errors import UnsupportedRayError
 
 _OLDEST, _NEWEST = "2.54", "2.60"
+
+
+def lacking(error: ImportError) -> UnsupportedRayError:
+    """The error of a Ray that has not what is imported."""
+    return UnsupportedRayError(
+        f"Ray {ray.__version__} does not have {error.name or error}, which ray_anystorage builds on: install a Ray "
+        f"from {_OLDEST} on (tested up to {_NEWEST})"
+    )
+
+
+def refuse_faults(faults: Sequence[str]) -> None:
+    """Raise :class:`UnsupportedRayError` where anything is not as expected; names all of it."""
+    if faults:
+        raise UnsupportedRayError(
+            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports {_OLDEST} to "
+            f"{_NEWEST}."
+        )
+
 
 try:
     from ray._private.state import actors
@@ -29,10 +48,7 @@ try:
     from ray.train.v2.api.config import RunConfig as RunConfigV2
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 except ImportError as error:
-    raise UnsupportedRayError(
-        f"Ray {ray.__version__} does not have {error.name or error}, which ray_anystorage builds on: install a Ray "
-        f"from {_OLDEST} on (tested up to {_NEWEST})"
-    ) from error
+    raise lacking(error) from error
 
 
 __all__ = [
@@ -51,6 +67,8 @@ __all__ = [
     "check_hooks",
     "controller_module",
     "get_train_context",
+    "lacking",
+    "refuse_faults",
     "report_number",
 ]
 
@@ -107,11 +125,7 @@ def check_hooks() -> None:
     ):
         if not callable(getattr(owner, name, None)):
             faults.append(f"{owner.__name__}.{name} is gone")
-    if faults:
-        raise UnsupportedRayError(
-            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports {_OLDEST} to "
-            f"{_NEWEST}."
-        )
+    refuse_faults(faults)
 
 
 def report_number(context: Any) -> int:

@@ -19,7 +19,7 @@ import ray.train
 
 from ray_anystorage.checkpoint import staging
 from ray_anystorage.checkpoint.journal import Journal
-from ray_anystorage.checkpoint.node import current
+from ray_anystorage.checkpoint.node import Node, current
 from ray_anystorage.checkpoint.ownership import Owner, own_spill
 from ray_anystorage.checkpoint.retention import find_orphans, largest_unfinished, remove
 from ray_anystorage.checkpoint.save import Part
@@ -153,15 +153,8 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
     def _own_saver(self, rank: int) -> Saver:
         if self._saver is None:
             node = current()
-            self._saver = Saver(
-                home=self.home_store(),
-                threshold=self.recipe.threshold,
-                spill=self.spill.open if self.spill is not None else None,
-                writers=Writers(node.slots, writers_per_node(self.recipe.nodes)) if self.on_mount else None,
-                cache=node.cache,
-                run=self.recipe.home.uri,
-                journal=Journal(node.journals, self.recipe.home.uri, rank),
-            )
+            journal = Journal(node.journals, self.recipe.home.uri, rank)
+            self._saver = make_saver(self.recipe, node, self.home_store(), self.spill, journal)
         return self._saver
 
     def _check_validation_file(self) -> None:
@@ -176,6 +169,20 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
                 tried=f"looked for {VALIDATE_STORAGE_MARKER_FILENAME} there",
                 remedy=visibility_remedy(self.recipe),
             )
+
+
+def make_saver(recipe: StorageRecipe, node: Node, home: Store, spill: BucketRecipe | None, journal: Journal) -> Saver:
+    """What saves the checkpoints of one rank, or one trial, from a node into a home and where that spills to."""
+    on_mount = isinstance(recipe.filesystem, HomeRecipe)
+    return Saver(
+        home=home,
+        threshold=recipe.threshold,
+        spill=spill.open if spill is not None else None,
+        writers=Writers(node.slots, writers_per_node(recipe.nodes)) if on_mount else None,
+        cache=node.cache,
+        run=recipe.home.uri,
+        journal=journal,
+    )
 
 
 def open_storage(recipe: StorageRecipe) -> AnyStorageContext:

@@ -9,9 +9,7 @@ from typing import Any
 
 import ray
 
-from ray_anystorage.errors import UnsupportedRayError
-
-_OLDEST, _NEWEST = "2.54", "2.60"
+from ray_anystorage.train.hooks import lacking, refuse_faults
 
 try:
     from ray._private.state import actors
@@ -25,10 +23,7 @@ try:
     from ray.tune.experiment import trial as trial_module
     from ray.tune.experiment.experiment import Experiment
 except ImportError as error:
-    raise UnsupportedRayError(
-        f"Ray {ray.__version__} does not have {error.name or error}, which ray_anystorage builds on: install a Ray "
-        f"from {_OLDEST} on (tested up to {_NEWEST})"
-    ) from error
+    raise lacking(error) from error
 
 __all__ = [
     "STATE_GLOB",
@@ -81,11 +76,7 @@ def check_hooks() -> None:
     for argument in ("storage_path", "storage_filesystem", "experiment_dir_name", "sync_config"):
         if argument not in inspect.signature(StorageContext.__init__).parameters:
             faults.append(f"Tune's StorageContext takes no {argument}")
-    if faults:
-        raise UnsupportedRayError(
-            f"ray_anystorage does not know Ray {ray.__version__}: {'; '.join(faults)}. It supports {_OLDEST} to "
-            f"{_NEWEST}."
-        )
+    refuse_faults(faults)
 
 
 def hand_on(names: Iterable[str] | None) -> None:

@@ -12,12 +12,11 @@ import ray.tune
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part
-from ray_anystorage.checkpoint.saver import Saver, Writers
+from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.errors import AnyStorageError, CheckpointSaveError, HomeNotVisibleError
 from ray_anystorage.home.filesystem import HomeRecipe
 from ray_anystorage.settings import apply_to_process
-from ray_anystorage.train.storage_context import directory_of, visibility_remedy
-from ray_anystorage.transfer.slots import writers_per_node
+from ray_anystorage.train.storage_context import directory_of, make_saver, visibility_remedy
 from ray_anystorage.tune.checkpoint import TrialCheckpoint
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
 from ray_anystorage.tune.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext, in_worker
@@ -100,16 +99,8 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
         home, recipe = self.home, self.home.planned
         if self._saver is None:
             node = enter_trial_node(home)
-            on_mount = isinstance(recipe.filesystem, HomeRecipe)
-            self._saver = Saver(
-                home=home.open(self.storage_filesystem),
-                threshold=recipe.threshold,
-                spill=home.spill.open if home.spill is not None else None,
-                writers=Writers(node.slots, writers_per_node(recipe.nodes)) if on_mount else None,
-                cache=node.cache,
-                run=recipe.home.uri,
-                journal=Journal(node.journals, f"{recipe.home.uri}/{self.trial_dir_name}"),
-            )
+            journal = Journal(node.journals, f"{recipe.home.uri}/{self.trial_dir_name}")
+            self._saver = make_saver(recipe, node, home.open(self.storage_filesystem), home.spill, journal)
         return self._saver
 
     def _check_validation_file(self) -> None:
