@@ -203,7 +203,8 @@ def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
     if found.obstacle is not None:
         raise found.obstacle
     if found.grant is not None:
-        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=_scaled(_CHECK_TIMEOUT, found.settings)))
+        limit = _scaled(_CHECK_TIMEOUT, found.settings)
+        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=limit, step=limit))
         if problem is not None:
             raise problem.error()
 
@@ -219,7 +220,7 @@ def _spill_obstacle(
     if other:
         return f"worker_runtime_env says another {' and another '.join(other)} than the bucket needs"
     timeout = max(_SPILL_CHECK_LEAST, _scaled(_SPILL_CHECK_UNTIL, found.settings) - elapsed)
-    problem = first_problem(check_bucket(plan.spill, found.grant, timeout=timeout))
+    problem = first_problem(check_bucket(plan.spill, found.grant, timeout=timeout, step=timeout))
     return f"{problem.reason.rstrip('.')}; what to do: {problem.remedy}" if problem else None
 
 

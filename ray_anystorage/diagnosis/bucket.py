@@ -19,7 +19,7 @@ from ray_anystorage.errors import RequestError
 __all__ = ["Check", "check_bucket", "first_problem"]
 
 PROBE_FOLDER = ".anystorage-probe"
-_STEP_TIMEOUT = 8.0  # seconds that one step may take, however long the whole
+_STEP_TIMEOUT = 8.0  # seconds
 _CLEAN_UP_TIMEOUT = 1.5
 
 
@@ -51,7 +51,7 @@ class Probe(Protocol):
 
 
 def check_bucket(
-    address: BucketAddress, grant: Grant, *, timeout: float = 8.0, full: bool = False
+    address: BucketAddress, grant: Grant, *, timeout: float = 8.0, step: float = _STEP_TIMEOUT, full: bool = False
 ) -> tuple[Check, ...]:
     """Try the bucket with exactly the credentials that the workers would get.
 
@@ -62,24 +62,26 @@ def check_bucket(
     ----------
     timeout
         Seconds for all of it. Deleting what a failure left takes at most 1.5 s more.
+    step
+        Seconds that one step may take, however long the whole.
 
     Raises
     ------
     RequestError
         The scheme is none of ``s3``, ``gs`` and ``abfss``.
     """
-    probe = _probe(address, grant, min(timeout, _STEP_TIMEOUT))
+    probe = _probe(address, grant, min(timeout, step))
     key = "/".join(part for part in (address.prefix, PROBE_FOLDER, uuid.uuid4().hex) if part)
     data = os.urandom(1024)
     deadline = time.monotonic() + timeout
     checks: list[Check] = []
     given_up = threading.Event()
 
-    def passes(name: str, step: Callable[[], Finding]) -> bool:
-        left = min(_STEP_TIMEOUT, deadline - time.monotonic())
+    def passes(name: str, attempt: Callable[[], Finding]) -> bool:
+        left = min(step, deadline - time.monotonic())
         failures = probe.failures
         check = run_check(
-            name, step, timeout=left, failures=failures, explain=lambda error: probe.explain(error, name, key)
+            name, attempt, timeout=left, failures=failures, explain=lambda error: probe.explain(error, name, key)
         )
         checks.append(check)
         return check.ok
@@ -99,8 +101,8 @@ def check_bucket(
             with contextlib.suppress(*probe.failures):  # the check that failed says what is wrong
                 bounded(lambda: probe.delete(key), _CLEAN_UP_TIMEOUT, what="clean up")
     if full and deleted:
-        for name, step in probe.extras(key):
-            passes(name, step)
+        for name, attempt in probe.extras(key):
+            passes(name, attempt)
     return tuple(checks)
 
 

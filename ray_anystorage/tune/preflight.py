@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from ray_anystorage.tune.hooks import actors, carried_to_trials
 logger = logging.getLogger("ray.tune.anystorage")
 
 _WAITS = 5.0  # seconds that Tune's loop is held up for a node that is asked
+_WAITS_AT_THE_END = 20.0  # seconds, for all nodes that have said nothing until then
 
 
 class TrialPreflight(Callback):  # type: ignore[misc]
@@ -56,6 +58,12 @@ class TrialPreflight(Callback):  # type: ignore[misc]
         """Hear what nodes say that had not answered; raises the same."""
         for look in self._asked.values():
             look.hear(0)
+
+    def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+        """Hear what slow nodes say of trials that were over before it; raises the same."""
+        deadline = time.monotonic() + _WAITS_AT_THE_END
+        for look in self._asked.values():
+            look.hear(max(0.0, deadline - time.monotonic()))
 
 
 class _Look:

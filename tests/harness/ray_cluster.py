@@ -28,6 +28,7 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "AWS_EC2_METADATA_DISABLED": "true",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less per run
     # Workers that nobody asked for take the CPU from those that somebody waits for.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",

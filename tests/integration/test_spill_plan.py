@@ -35,6 +35,7 @@ def site(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.M
         "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "RAY_ANYSTORAGE_THRESHOLD": "1MB",
         "AWS_ACCESS_KEY_ID": s3_server.access_key,
         "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
@@ -89,6 +90,7 @@ def test_a_bucket_that_never_answers(
     site: pytest.MonkeyPatch, silent_endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.setenv("RAY_ANYSTORAGE_ENDPOINT", silent_endpoint)
+    site.delenv("RAY_ANYSTORAGE_PROBE_TIMEOUT")
     stays(caplog, "none of its checkpoints can go to the bucket", "what to do: ")
 
 
