@@ -18,7 +18,9 @@ def running_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def lab(running_lab: Lab) -> Lab:
+def lab(running_lab: Lab) -> Iterator[Lab]:
     """Three hosts that are up."""
     running_lab.ensure(3)
-    return running_lab
+    yield running_lab
+    for host in running_lab.hosts.values():
+        host.end_drivers()

@@ -15,7 +15,7 @@ from tests.harness.hosts import CLUSTER, LOCAL, Host, Lab
 pytestmark = [pytest.mark.needs_ray, pytest.mark.soak]
 
 
-Fault = Callable[[Host], AbstractContextManager[None]]
+Fault = Callable[[Host], AbstractContextManager[object]]
 
 
 def elsewhere(host: Host) -> AbstractContextManager[None]:
@@ -48,9 +48,11 @@ def test_a_host_without_the_same_mount_is_named_before_user_code_starts(lab: Lab
 def test_a_host_that_finds_no_room_for_a_byte_is_warned_of_and_then_named_by_the_first_save(lab: Lab) -> None:
     """The bucket takes data, not the manifest that says where it is."""
     run, host = Run(lab, "no-room", lab.server.make_bucket()), lab.hosts[2]
-    run.open(1)
-    with host.full():
+    with host.full() as renew:
         driver = run.start(1, 2, until=1)
+        driver.until(lambda: "Started training worker group" in driver.output())
+        renew()
+        run.open(1)
         said = driver.failure()
     assert f"run 'no-room' goes on although on {host.address} (" in said
     assert "checkpoint step-1 could not be saved: cluster storage /mnt/cluster_storage: has no space left" in said

@@ -45,6 +45,7 @@ ELASTIC = {"num_workers": (4, 6), "resources_per_worker": {"seat": 1}, "elastic_
 
 def test_a_host_that_joins_later_gets_workers_that_go_on_with_the_others(lab: Lab) -> None:
     lab.power_off(3)
+    lab.until_gone(3)  # Ray would lay workers there, and wait for that host's answer before it places any others
     run = Run(lab, "joined-later")
     run.open(1)
     driver = run.start(until=2, **ELASTIC)

@@ -62,8 +62,10 @@ class Driver:
     def result(self, timeout: float = 100) -> Any:
         """Wait until it ends well, and return what it printed as JSON after ``RESULT``."""
         assert self.wait(timeout) == 0, self.output()[-8000:]
-        lines = [line for line in self.output().splitlines() if line.startswith("RESULT ")]
-        return json.loads(lines[-1].removeprefix("RESULT "))
+        said = self.output()
+        assert "RESULT " in said, said[-8000:]
+        # What Ray prints for its workers meanwhile may have the beginning or the end of the same line.
+        return json.JSONDecoder().raw_decode(said.rpartition("RESULT ")[2])[0]
 
     def failure(self, timeout: float = 100) -> str:
         """Wait until it ends with an error, and return what it printed."""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tests.harness.ray_cluster import _STARTED, clean_environment
 CLUSTER, LOCAL = "/mnt/cluster_storage", "/mnt/local_storage"
 _ROOT = Path(__file__).parents[2]
 _PORT = 6379
+_COVER_FULL = f"mount -t overlay -o lowerdir={CLUSTER},upperdir=/tmp/full/upper,workdir=/tmp/full/work anylab {CLUSTER}"
 _NOWHERE = "02:00:00:00:00:01"  # a link address that nobody on the bridge has
 _RAY = {
     "RAY_enable_worker_prestart": "false",  # a run's workers have an environment of their own and start anew anyway
@@ -40,6 +41,12 @@ _RAY = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less per run, on a machine that has few cores
 }
+_UNTIL_GONE = """
+import sys, time, ray
+ray.init(sys.argv[1], log_to_driver=False)
+while any(node["Alive"] and node["NodeManagerAddress"] == sys.argv[2] for node in ray.nodes()):
+    time.sleep(0.1)
+"""
 # The first process of a host. It reaps what is orphaned, and ends with its standard input: with whoever started it.
 # What this Python is made of is seen at its own place, also where a folder of the host's own covers that.
 _BOOT = """
@@ -85,6 +92,7 @@ class Host:
     _link: str
     _outer: subprocess.Popen[str] = field(repr=False)
     _init: int = field(repr=False)
+    _drivers: list[Driver] = field(default_factory=list, repr=False)
 
     def command(self, *command: str) -> list[str]:
         """What to start on this side to have a command run in the host, in its ``/tmp``."""
@@ -106,7 +114,15 @@ class Host:
                 stdout=output,
                 stderr=output,
             )
-        return Driver(process, log)
+        self._drivers.append(Driver(process, log))
+        return self._drivers[-1]
+
+    def end_drivers(self) -> None:
+        """Kill the drivers that a test which failed left."""
+        for driver in self._drivers:
+            if driver.process.poll() is None:
+                driver.kill()
+        self._drivers.clear()
 
     def start_ray(self) -> subprocess.Popen[str]:
         """Begin to start the host's Ray node; :func:`_wait_for_ray` waits for it."""
@@ -176,15 +192,20 @@ class Host:
             self._undo(f"mount -o remount,bind,rw {CLUSTER}")
 
     @contextlib.contextmanager
-    def full(self) -> Iterator[None]:
-        """Have the host see cluster storage as it is, and find no room there for a byte of its own."""
+    def full(self) -> Iterator[Callable[[], None]]:
+        """Have the host see cluster storage as it is, and find no room there for a byte of its own.
+
+        It sees no change to a file that it has read there; what this yields makes it look anew.
+        """
         self.shell(
             "mkdir -p /tmp/full; mount -t tmpfs -o size=64k anylab /tmp/full; mkdir /tmp/full/upper /tmp/full/work; "
-            f"mount -t overlay -o lowerdir={CLUSTER},upperdir=/tmp/full/upper,workdir=/tmp/full/work anylab {CLUSTER}; "
-            "dd if=/dev/zero of=/tmp/full/rest bs=4k 2>/dev/null || true"
+            f"{_COVER_FULL}; dd if=/dev/zero of=/tmp/full/rest bs=4k 2>/dev/null || true"
         )
         try:
-            yield
+            yield lambda: self._undo(
+                f"umount -l {CLUSTER}; rm /tmp/full/rest; {_COVER_FULL}; "
+                "dd if=/dev/zero of=/tmp/full/rest bs=4k 2>/dev/null || true"
+            )
         finally:
             self._undo(f"umount -l {CLUSTER}; umount -l /tmp/full")
 
@@ -242,6 +263,12 @@ class Lab:
         host = self.hosts.pop(number)
         host.power_off()
         shutil.rmtree(host.files, ignore_errors=True)
+
+    def until_gone(self, number: int) -> None:
+        """Wait until Ray takes a host that is powered off for dead; until then it plans with that one's resources."""
+        self.hosts[1].shell(
+            '"$1" -c "$2" "$3" "$4"', sys.executable, _UNTIL_GONE, self.hosts[1].ray_address, str(self.network[number])
+        )
 
     def stop(self) -> None:
         """Power off all hosts."""
