@@ -13,21 +13,24 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
-    from ray_anystorage.api import discover, plan, report, results, run_config
+    from ray_anystorage.api import discover, plan, report, run_config
     from ray_anystorage.checkup import doctor
     from ray_anystorage.estimate import estimate_checkpoint_size
     from ray_anystorage.experiments import tune_experiment, tune_run_config
     from ray_anystorage.job import artifacts_dir, runtime_env
+    from ray_anystorage.stored import best_checkpoint, promote, results
     from ray_anystorage.train.checkpoint import Checkpoint
 
 _HOME_OF = {
     "Checkpoint": "train.checkpoint",
     "artifacts_dir": "job",
+    "best_checkpoint": "stored",
     "discover": "api",
     "doctor": "checkup",
     "plan": "api",
+    "promote": "stored",
     "report": "api",
-    "results": "api",
+    "results": "stored",
     "run_config": "api",
     "runtime_env": "job",
     "tune_experiment": "experiments",
@@ -39,11 +42,13 @@ __all__ = [
     "Checkpoint",
     "__version__",
     "artifacts_dir",
+    "best_checkpoint",
     "discover",
     "doctor",
     "errors",
     "estimate_checkpoint_size",
     "plan",
+    "promote",
     "report",
     "results",
     "run_config",

@@ -209,39 +209,6 @@ def report(
     hand_over(metrics, checkpoint_dir, keep=keep, **ray_report_kwargs)
 
 
-def results(
-    name: str, *, artifact_storage: str | None = None, credentials: Credentials | None = None
-) -> ray.train.Result | ray.tune.ResultGrid:
-    """The result of a Train run that exists, with :class:`ray_anystorage.Checkpoint` objects; needs no Ray cluster.
-
-    Of a Tune experiment, Tune's ``ResultGrid``.
-
-    Parameters
-    ----------
-    name
-        The run's name, or the absolute path or URI of its home.
-    artifact_storage
-        As in :func:`run_config`.
-    credentials
-        Mode for the bucket. Where ``None``: ``RAY_ANYSTORAGE_CREDENTIALS``, else the safest that works in this process.
-
-    Raises
-    ------
-    RunMissingError
-        There is no such run, or it has saved nothing yet (also a ``ValueError`` and a ``FileNotFoundError``).
-    SeveralHomesError
-        Runs of the name exist in more than one tier.
-    CheckpointMissingError, SnapshotDamagedError, CredentialsError, StorageError
-        The run's state cannot be read, or names checkpoints that are gone.
-    """
-    from ray_anystorage.runs import find_run
-    from ray_anystorage.train.results import read_results
-    from ray_anystorage.tune.results import is_experiment, read_grid
-
-    run = find_run(name, credentials=credentials, artifact_storage=artifact_storage)
-    return read_grid(run) if is_experiment(run) else read_results(run)
-
-
 def _trial() -> Trial | None:
     """The trial that this process runs, which has everything of Tune imported."""
     if "ray.tune" not in sys.modules:

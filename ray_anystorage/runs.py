@@ -116,7 +116,7 @@ def find_run(run: str, *, credentials: Credentials | None = None, artifact_stora
     """
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
     settings = read_settings(roots=roots)
-    artifact, obstacle = _artifact_folder(settings, credentials)
+    artifact, obstacle = artifact_folder(settings, credentials)
     path = os.path.expanduser(run.removeprefix("file://"))
     if os.path.isabs(path):
         found = _at_path(os.path.normpath(path), settings)
@@ -127,10 +127,10 @@ def find_run(run: str, *, credentials: Credentials | None = None, artifact_stora
             raise RequestError(f"run {run!r}: expected a name, an absolute path, or the URI of a run home")
         mode = artifact.mode if artifact and not callable(credentials) else credentials
         found = _named(check_name(run), settings, survey(run, credentials=mode, roots=roots))
-    return _with_spill(found, artifact, obstacle)
+    return with_spill(found, artifact, obstacle)
 
 
-def _artifact_folder(settings: Settings, credentials: Credentials | None) -> tuple[BucketRecipe | None, str | None]:
+def artifact_folder(settings: Settings, credentials: Credentials | None) -> tuple[BucketRecipe | None, str | None]:
     """The bucket of this process's settings, or why it cannot be reached; nothing of either where there is none."""
     location = next((location for location in settings.locations if location.tier == "artifact"), None)
     if location is None:
@@ -213,7 +213,8 @@ def _exists(home: Store, name: str) -> bool:
     return True
 
 
-def _with_spill(run: Run, artifact: BucketRecipe | None, obstacle: str | None) -> Run:
+def with_spill(run: Run, artifact: BucketRecipe | None, obstacle: str | None) -> Run:
+    """The run, with its own folders in the bucket that :func:`artifact_folder` found."""
     if run.tier == "artifact" or (artifact is None and obstacle is None):
         return run
     if artifact is None:

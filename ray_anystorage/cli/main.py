@@ -8,7 +8,9 @@ from ray_anystorage._version import __version__
 from ray_anystorage.cli.demo import demo
 from ray_anystorage.cli.doctor import doctor
 from ray_anystorage.cli.plan import plan
+from ray_anystorage.cli.promote import promote
 from ray_anystorage.cli.prune import prune
+from ray_anystorage.cli.runs import runs
 from ray_anystorage.cli.verify import verify
 
 
@@ -20,6 +22,8 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(doctor)
+main.add_command(runs)
 main.add_command(verify)
+main.add_command(promote)
 main.add_command(prune)
 main.add_command(demo)

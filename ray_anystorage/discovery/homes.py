@@ -53,6 +53,11 @@ def find_mount_homes(name: str, places: Sequence[Place], timeout: float) -> tupl
     return tuple(unique.values())
 
 
+def is_state(name: str) -> bool:
+    """True for the name of a file, in a run home, that Ray writes once there is something to resume."""
+    return any(fnmatchcase(name, pattern) for pattern in _STATE)
+
+
 def can_be_searched(place: Place) -> bool:
     """True for a mount that can be read, whether or not it can be written."""
     readable = place.problem is not None and issubclass(place.problem.error_type, _READABLE)
@@ -105,7 +110,7 @@ def _look(name: str, place: Place, path: str) -> _Sighting | None:
 
 
 def _judge(name: str, tier: Tier, path: str, entries: Collection[str]) -> RunHome | None:
-    if any(fnmatchcase(entry, pattern) for entry in entries for pattern in _STATE):
+    if any(map(is_state, entries)):
         return RunHome(name, tier, path)
     if not entries or any(entry in _BEGINNINGS for entry in entries):
         return None

@@ -18,6 +18,7 @@ from ray_anystorage.errors import RequestError
 from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.origin import Origin, origin_of
+from ray_anystorage.runs import Run
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 
@@ -54,6 +55,13 @@ class Checkpoint(ray.train.Checkpoint):  # type: ignore[misc]
         """Make a checkpoint of Ray's one of these, in place: Ray's bookkeeping goes by the object's identity."""
         checkpoint.__class__ = cls
         checkpoint.origin = origin
+
+    @classmethod
+    def of_run(cls, run: Run, name: str) -> Checkpoint:
+        """One of the checkpoints of a run that exists."""
+        checkpoint = cls(f"{run.fs_path}/{name}", run.build_filesystem())
+        checkpoint.origin = run.origin(name)
+        return checkpoint
 
     @contextlib.contextmanager
     def as_directory(self, files: str | Sequence[str] | None = None, *, verify: Verify = "content") -> Iterator[str]:

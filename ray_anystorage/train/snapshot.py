@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -85,20 +86,25 @@ def named_checkpoints(home: Store) -> frozenset[str]:
     StorageError
         The home cannot be read.
     """
+    return frozenset(reported_metrics(home))
+
+
+def reported_metrics(home: Store) -> dict[str, dict[str, Any]]:
+    """The metrics of every checkpoint that Ray's snapshot of a run names, the latest report last; raises the same."""
     name = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     try:
         content = read(home, name, patiently(lambda: home.size(name)))
     except ObjectMissingError:
-        return frozenset()
+        return {}
     try:
         state = json.loads(content)
         latest = state.get("latest_checkpoint_result")
-        results = [
-            *state["checkpoint_results"],
-            *state.get("pending_training_results", []),
-            *([latest] if latest else []),
-        ]
-        return frozenset(result["checkpoint_dir_name"] for result in results)
+        results = [*state["checkpoint_results"], *state.get("pending_training_results", [])]
+        found = {result["checkpoint_dir_name"]: dict(result.get("metrics") or {}) for result in results}
+        if latest:
+            found.pop(latest["checkpoint_dir_name"], None)
+            found[latest["checkpoint_dir_name"]] = dict(latest.get("metrics") or {})
+        return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SnapshotDamagedError(f"{home.uri}/{name} is torn: {error!r}") from error
 
@@ -142,7 +148,12 @@ def _rebuilt(directory: str, path: str) -> dict[str, Any]:
             raise _beyond_repair(path, directory, foreign[0])
         foreign.pop()  # the newest of all
     names = [*foreign, *sorted(committed, key=lambda name: (committed[name], name))]
-    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in names]
+    return state_of({name: {} for name in names}, reports=max(len(names), *committed.values(), 0))
+
+
+def state_of(metrics: Mapping[str, dict[str, Any]], *, reports: int) -> dict[str, Any]:
+    """Ray's snapshot of a run with these checkpoints, oldest first, after so many reports, as plain values."""
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": said} for name, said in metrics.items()]
     fields = getattr(_CheckpointManagerState, "model_fields", None) or _CheckpointManagerState.__fields__
     values: dict[str, Any] = {
         "version": 0,
@@ -150,7 +161,7 @@ def _rebuilt(directory: str, path: str) -> dict[str, Any]:
         "checkpoint_results": results,
         _INDICES: list(range(len(results))),
         "latest_checkpoint_result": results[-1] if results else None,
-        "current_report_index": max(len(results), *committed.values(), 0),
+        "current_report_index": reports,
     }
     return {name: values.get(name, []) for name in fields}
 

@@ -92,15 +92,16 @@ def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
 
 def known_by(home: ExperimentHome, trials: Sequence[Any]) -> frozenset[str]:
     """Names of the checkpoints that trials keep."""
-    return frozenset(home.name_of(str(checkpoint.path)) for trial in trials for checkpoint in _checkpoints(trial))
+    return frozenset(home.name_of(str(result.checkpoint.path)) for trial in trials for result in kept_by(trial))
 
 
 def _home_of(trials: Sequence[Any]) -> ExperimentHome | None:
     return home_of(trials[0].storage.storage_filesystem) if trials else None
 
 
-def _checkpoints(trial: Any) -> Iterator[Any]:
+def kept_by(trial: Any) -> Iterator[Any]:
+    """Tune's result of each checkpoint that a trial keeps; the latest may come twice."""
     manager = trial.run_metadata.checkpoint_manager
     for result in (*manager.best_checkpoint_results, manager.latest_checkpoint_result):
         if result is not None and result.checkpoint is not None:
-            yield result.checkpoint
+            yield result

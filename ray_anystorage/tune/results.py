@@ -15,7 +15,7 @@ from ray_anystorage.errors import ObjectMissingError, RunMissingError
 from ray_anystorage.runs import Run
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home
 from ray_anystorage.tune.hooks import STATE_GLOB, TUNER_STATE
-from ray_anystorage.tune.housekeeping import known_by
+from ray_anystorage.tune.housekeeping import kept_by
 from ray_anystorage.tune.install import install
 
 
@@ -50,8 +50,17 @@ def named_by_trials(run: Run) -> frozenset[str]:
     RunMissingError, StorageError
         As :func:`read_grid`.
     """
+    return frozenset(reported_metrics(run))
+
+
+def reported_metrics(run: Run) -> dict[str, dict[str, Any]]:
+    """What was reported with each checkpoint that the trials of an experiment keep, by its name; raises the same."""
     filesystem = _filesystem(run)
-    return known_by(carried_home(filesystem), _analysis(run, filesystem).trials)
+    return {
+        carried_home(filesystem).name_of(str(result.checkpoint.path)): dict(result.metrics or {})
+        for trial in _analysis(run, filesystem).trials
+        for result in kept_by(trial)
+    }
 
 
 def own_files(filesystem: Any) -> set[str]:

@@ -1,0 +1,180 @@
+"""``ray-anystorage runs``: every run and experiment in all tiers, or one of them with what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ray_anystorage.cli.failure import FAILED, failures_shown, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ray_anystorage.catalog import Entry, Kept, Mode
+
+_STYLES = {"committed": "green", "not verifiable": "yellow", "damaged": "red", "never committed": "red"}
+_SHOWN = 3  # metrics of a checkpoint, where none is asked for
+_AGES = ((86400, "d"), (3600, "h"), (60, "min"))  # seconds
+
+
+@click.command(short_help="List runs and experiments, or what one of them keeps.")
+@click.argument("name", required=False)
+@click.option("--metric", help="Show the best checkpoint by this metric.")
+@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which is best.")
+@click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
+def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | None, as_json: bool) -> None:
+    """List the runs and experiments of every tier, with their size, age and best metric.
+
+    With NAME, which may also be the path or URI of a run home: what that one keeps, and where. Data is not read;
+    ray-anystorage verify does that.
+
+    \b
+    Exit codes:
+      0  every tier could be looked at, and every run
+      1  some could not
+      2  an argument or a setting cannot be meant, or there is no such run
+    """
+    from ray_anystorage.cli.text import working
+
+    with failures_shown(as_json=as_json), working("Looking"):
+        entries, notes = _entries(name, credentials)
+    if as_json:
+        shown = [entry_dict(entry, metric, mode, checkpoints=name is not None) for entry in entries]
+        write_json({"runs": shown, "not_looked_at": list(notes)})
+    else:
+        _show(entries, notes, metric, mode, one=name is not None)
+    raise SystemExit(FAILED if notes or any(entry.problem for entry in entries) else 0)
+
+
+def _entries(name: str | None, credentials: str | None) -> tuple[Sequence[Entry], Sequence[str]]:
+    from ray_anystorage.catalog import describe, list_runs
+    from ray_anystorage.runs import find_run
+
+    if name is None:
+        return list_runs(credentials=credentials)
+    return [describe(find_run(name, credentials=credentials))], ()
+
+
+def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: bool) -> dict[str, Any]:
+    """Plain values for JSON; sizes in bytes."""
+    best = entry.best(metric, mode) if metric else None
+    listed = {"checkpoints": [_kept_dict(kept) for kept in entry.checkpoints]} if checkpoints else {}
+    return {
+        "name": entry.run.name,
+        "kind": entry.kind,
+        "tier": entry.run.tier,
+        "home": entry.run.uri,
+        "saved": entry.saved.isoformat() if entry.saved else None,
+        "kept": len(entry.checkpoints),
+        "not_good": sum(not kept.good for kept in entry.checkpoints),
+        "size": entry.size,
+        "spilled": sum(kept.spilled for kept in entry.checkpoints),
+        "best": _kept_dict(best) if best else None,
+        "problem": entry.problem,
+        **listed,
+    }
+
+
+def _kept_dict(kept: Kept) -> dict[str, Any]:
+    numbers = {name: value for name, value in kept.metrics.items() if isinstance(value, int | float | str | None)}
+    return {
+        "checkpoint": kept.name,
+        "size": kept.size,
+        "state": kept.state,
+        "spilled": kept.spilled,
+        "metrics": numbers,
+    }
+
+
+def _show(entries: Sequence[Entry], notes: Sequence[str], metric: str | None, mode: Mode, *, one: bool) -> None:
+    from ray_anystorage.cli.text import console, prose
+
+    out = console()
+    if one:
+        _show_one(entries[0], metric, mode)
+    elif entries:
+        out.print(_overview(entries, metric, mode))
+    else:
+        out.print("There is no run in any tier.")
+    for entry in entries:
+        if entry.problem is not None:
+            out.print(prose(f"{entry.run.uri} cannot be read: {entry.problem}", style="red"))
+    for note in notes:
+        out.print(prose(note, style="yellow"))
+
+
+def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode) -> Table:
+    from ray_anystorage.cli.tables import plain_table
+    from ray_anystorage.units import format_size
+
+    table = plain_table()
+    table.add_column("Run", overflow="fold")
+    table.add_column("Kind")
+    table.add_column("Tier", no_wrap=True)
+    for title in ("Saved", "Kept", "Size", *([f"Best {metric}"] if metric else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for entry in entries:
+        best = entry.best(metric, mode) if metric else None
+        bad = sum(not kept.good for kept in entry.checkpoints)
+        table.add_row(
+            entry.run.name,
+            entry.kind,
+            entry.run.tier + (" + bucket" if any(kept.spilled for kept in entry.checkpoints) else ""),
+            _age(entry.saved),
+            "?" if entry.problem else str(len(entry.checkpoints)) + (f", {bad} bad" if bad else ""),
+            format_size(entry.size),
+            *([_value(best.metrics[metric]) if best else "-"] if metric else []),
+        )
+    return table
+
+
+def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
+    from rich.text import Text
+
+    from ray_anystorage.cli.tables import plain_table
+    from ray_anystorage.cli.text import console
+    from ray_anystorage.units import format_size
+
+    out = console()
+    kind = "Experiment" if entry.kind == "tune" else "Run"
+    out.print(Text(f"{kind} {entry.run.name!r}: {entry.run.uri}", style="bold"), soft_wrap=True)
+    best = entry.best(metric, mode) if metric else None
+    names = [metric] if metric else _common_metrics(entry.checkpoints)
+    table = plain_table()
+    table.add_column("Checkpoint", overflow="fold")
+    table.add_column("Size", justify="right", no_wrap=True)
+    table.add_column("Place")
+    table.add_column("State")
+    for title in names:
+        table.add_column(title, justify="right")
+    for kept in entry.checkpoints:
+        table.add_row(
+            kept.name,
+            format_size(kept.size),
+            "bucket" if kept.spilled or entry.run.tier == "artifact" else "run home",
+            Text(kept.state, style=_STYLES[kept.state]),
+            *(_value(kept.metrics.get(title)) + (" (best)" if kept is best else "") for title in names),
+        )
+    out.print(table if entry.checkpoints else "It keeps no checkpoint.")
+    out.print(f"Saved {_age(entry.saved)} ago. Checkpoints: {len(entry.checkpoints)}, {format_size(entry.size)}.")
+
+
+def _common_metrics(checkpoints: Sequence[Kept]) -> list[str]:
+    """The first numbers that the latest checkpoint was reported with."""
+    metrics = checkpoints[-1].metrics if checkpoints else {}
+    return [name for name, value in metrics.items() if isinstance(value, int | float)][:_SHOWN]
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _age(saved: datetime | None) -> str:
+    if saved is None:
+        return "-"
+    seconds = max(0.0, (datetime.now(timezone.utc) - saved).total_seconds())
+    return next((f"{seconds / unit:.0f} {name}" for unit, name in _AGES if seconds >= unit), f"{seconds:.0f} s")
