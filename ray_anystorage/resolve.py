@@ -34,7 +34,7 @@ from ray_anystorage.settings import (
     process_environment,
     read_settings,
 )
-from ray_anystorage.transfer.listing import list_keys
+from ray_anystorage.transfer.listing import key_lister
 from ray_anystorage.units import sentence
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _with_bucket(
         return Survey(environment, settings, name, grant)
     limit = _scaled(_SEARCH_TIMEOUT, settings)
     try:
-        home = find_bucket_home(name, address, lambda prefix: list_keys(address, grant, prefix, timeout=limit))
+        home = find_bucket_home(name, address, key_lister(address, grant, timeout=limit))
     except StorageError as error:
         notes = (*environment.notes, *_not_searched(name, error.reason))
         return Survey(replace(environment, bucket_obstacle=error.reason, notes=notes), settings, name, grant, error)

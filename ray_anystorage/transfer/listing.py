@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from ray_anystorage.credentials.grant import Grant
@@ -13,47 +15,51 @@ from ray_anystorage.errors import BucketError
 _ENOUGH = 200
 
 
-def list_keys(address: BucketAddress, grant: Grant, prefix: str, *, timeout: float) -> list[str]:
-    """List up to some keys of the bucket below ``prefix``, folders below it as one key each.
+def key_lister(address: BucketAddress, grant: Grant, *, timeout: float) -> Callable[[str], list[str]]:
+    """What lists up to some keys of the bucket below a full key prefix, folders below it as one key each.
 
     Parameters
     ----------
-    prefix
-        A full key prefix of the bucket.
     timeout
-        Seconds, all in all.
+        Seconds, for each listing.
 
-    Raises
-    ------
-    StorageError
-        The bucket cannot be listed, in the words of :mod:`ray_anystorage.transfer.failures`.
+    Returns
+    -------
+    callable
+        It raises :class:`StorageError` where the bucket cannot be listed, in the words of
+        :mod:`ray_anystorage.transfer.failures`.
     """
     if address.scheme == "s3":
-        return _list_s3(address, grant, prefix, timeout)
+        return _s3_lister(address, grant, timeout)
     if address.scheme == "abfss":
-        return _list_azure(address, grant, prefix, timeout)
-    return _list_native(address, grant, prefix, timeout)
+        return lambda prefix: _list_azure(address, grant, prefix, timeout)
+    return lambda prefix: _list_native(address, grant, prefix, timeout)
 
 
-def _list_s3(address: BucketAddress, grant: Grant, prefix: str, timeout: float) -> list[str]:
+def _s3_lister(address: BucketAddress, grant: Grant, timeout: float) -> Callable[[str], list[str]]:
     from ray_anystorage.transfer.failures import S3_FAILURES, Attempt, explain_s3
     from ray_anystorage.transfer.s3_client import s3_client
 
-    def page() -> dict[str, Any]:
-        client = s3_client(address, grant, connect_timeout=timeout / 4, read_timeout=timeout / 4)
-        answer: dict[str, Any] = client.list_objects_v2(
-            Bucket=address.bucket, Prefix=prefix, Delimiter="/", MaxKeys=_ENOUGH
-        )
-        return answer
+    # Within the first listing's time, since finding the credentials may take as long as a request.
+    client = cache(lambda: s3_client(address, grant, connect_timeout=timeout / 4, read_timeout=timeout / 4))
 
-    attempt = Attempt(address, grant, "list", f"s3://{address.bucket}/{prefix}")
-    try:
-        answer = bounded(page, timeout, what=f"list {attempt.target}")
-    except S3_FAILURES as error:
-        # Without the cause: what a credential process printed may be in it.
-        raise explain_s3(error, attempt).error() from None
-    files = [entry["Key"] for entry in answer.get("Contents", [])]
-    return files + [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])]
+    def list_below(prefix: str) -> list[str]:
+        def page() -> dict[str, Any]:
+            found: dict[str, Any] = client().list_objects_v2(
+                Bucket=address.bucket, Prefix=prefix, Delimiter="/", MaxKeys=_ENOUGH
+            )
+            return found
+
+        attempt = Attempt(address, grant, "list", f"s3://{address.bucket}/{prefix}")
+        try:
+            answer = bounded(page, timeout, what=f"list {attempt.target}")
+        except S3_FAILURES as error:
+            # Without the cause: what a credential process printed may be in it.
+            raise explain_s3(error, attempt).error() from None
+        files = [entry["Key"] for entry in answer.get("Contents", [])]
+        return files + [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])]
+
+    return list_below
 
 
 def _list_native(address: BucketAddress, grant: Grant, prefix: str, timeout: float) -> list[str]:

@@ -34,7 +34,7 @@ from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.cloud_store import CloudStore
-from ray_anystorage.transfer.listing import list_keys
+from ray_anystorage.transfer.listing import key_lister
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, StoreFileSystem, build
 from tests.harness.azurite import Azurite
@@ -202,11 +202,11 @@ def test_runs_are_looked_for_and_a_folder_is_not_read_whole(box: Box) -> None:
     store = box.store()
     for key in ("run/checkpoint_manager_snapshot.json", "run/deep/a", "run/deep/b", "runner/x"):
         store.write_small(key, b"x")
-    found = list_keys(box.address(), box.grant(), "team a/run/", timeout=5)
+    found = key_lister(box.address(), box.grant(), timeout=5)("team a/run/")
     assert sorted(found) == ["team a/run/checkpoint_manager_snapshot.json", "team a/run/deep/"]
-    assert list_keys(box.address(), box.grant(), "team a/run/check", timeout=5) == found[:1]
+    assert key_lister(box.address(), box.grant(), timeout=5)("team a/run/check") == found[:1]
     with pytest.raises(errors.WrongSecretError):
-        list_keys(box.address(), box.grant(AZURE_STORAGE_ACCOUNT_KEY=OTHER_KEY), "team a/run/", timeout=5)
+        key_lister(box.address(), box.grant(AZURE_STORAGE_ACCOUNT_KEY=OTHER_KEY), timeout=5)("team a/run/")
 
 
 IN_ANOTHER_PROCESS = """
@@ -291,7 +291,7 @@ def test_what_is_open_outlives_a_sas_that_ends(
     assert filesystem.open_input_stream(f"{box.address().path}/small").read() == b"hello"
     assert first != source.signed[-1]
     assert all(check.ok for check in check_bucket(box.address(), grant))
-    assert list_keys(box.address(), grant, "team a/sm", timeout=5) == ["team a/small"]
+    assert key_lister(box.address(), grant, timeout=5)("team a/sm") == ["team a/small"]
     done = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS], input=pickled, capture_output=True, timeout=60, check=False
     )
@@ -312,7 +312,7 @@ def test_a_source_that_gives_nothing_is_an_error_of_its_own(box: Box) -> None:
     assert found is not None
     for attempt in (
         lambda: CloudStore(box.address(), grant),
-        lambda: list_keys(box.address(), grant, "team a/run/", timeout=5),
+        lambda: key_lister(box.address(), grant, timeout=5)("team a/run/"),
         lambda: (_ for _ in ()).throw(found.error()),
     ):
         with pytest.raises(kind, match=says) as raised:
@@ -331,7 +331,7 @@ def test_a_node_without_its_agent_says_so(box: Box) -> None:
     with pytest.raises(kind, match=says):
         CloudStore(box.address(), grant).write_small("a", b"x")
     with pytest.raises(kind, match=says):
-        list_keys(box.address(), grant, "team a/run/", timeout=5)
+        key_lister(box.address(), grant, timeout=5)("team a/run/")
     found = first_problem(check_bucket(box.address(), grant))
     assert found is not None
     with pytest.raises(kind, match=says):

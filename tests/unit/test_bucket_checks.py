@@ -15,7 +15,7 @@ from ray_anystorage.diagnosis.bucket import check_bucket
 from ray_anystorage.diagnosis.check import Finding
 from ray_anystorage.environment import BucketAddress, Problem
 from ray_anystorage.errors import EndpointTimeoutError, ExpiredTokenError
-from ray_anystorage.transfer.listing import list_keys
+from ray_anystorage.transfer.listing import key_lister
 from tests.harness.waiting import wait_until
 
 ADDRESS = BucketAddress("s3", "data", "runs", region="r", endpoint="http://127.0.0.1:1")
@@ -96,7 +96,7 @@ def test_a_source_of_expired_credentials_is_told_from_all_else(tmp_path: Path) -
     config.write_text(f"[profile team]\ncredential_process = {sys.executable} {script}\n")
     grant = Grant("reference", "profile 'team'", "test", (("AWS_CONFIG_FILE", str(config)), ("AWS_PROFILE", "team")))
     with pytest.raises(ExpiredTokenError, match=r"has expired(.|\n)*profile 'team'") as caught:
-        list_keys(ADDRESS, grant, "runs/", timeout=10)
+        key_lister(ADDRESS, grant, timeout=10)("runs/")
     (check,) = check_bucket(ADDRESS, grant)
     assert check.problem is not None
     assert check.problem.error_type is ExpiredTokenError
