@@ -194,6 +194,20 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
     assert (answer.exit_code, totals["ok"], totals["bad"]) == (0, 3, 0), answer.output
     answer = CliRunner().invoke(main, ["prune", "search", "--dry-run", "--json"])
     assert (answer.exit_code, json.loads(answer.stdout)["found"]) == (0, []), answer.output
+    answer = CliRunner().invoke(main, ["runs", "--metric", "score", "--json"])
+    (entry,) = json.loads(answer.stdout)["runs"]
+    assert (answer.exit_code, entry["name"], entry["kind"], entry["kept"], entry["spilled"]) == (
+        0,
+        "search",
+        "tune",
+        3,
+        3,
+    )
+    assert f"/{entry['best']['checkpoint']}" == best.checkpoint.path.removeprefix(str(site.mount / "search"))
+    promoted = anystorage.promote("search", to="artifact", metric="score")
+    with anystorage.best_checkpoint("search-promoted").as_directory() as directory:
+        assert tune_driver.checked(directory, 3) == 3
+    assert promoted.checkpoint == "checkpoint_000002"
     shutil.rmtree(site.root / "local")  # with what this node kept of it
     (stored,) = (key for key in spilled if "x=2" in key)
     site.server.client().put_object(Bucket=site.bucket, Key=f"{FOLDER}/spilled/{stored}", Body=bytes(5000))
