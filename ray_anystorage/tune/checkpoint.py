@@ -11,6 +11,7 @@ from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.checkpoint.opened import Opened
 from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.tune.experiment_home import home_of
+from ray_anystorage.tune.held import remember
 from ray_anystorage.tune.hooks import in_worker
 from ray_anystorage.tune.trial_node import enter_trial_node
 
@@ -51,3 +52,4 @@ def adopt(checkpoint: Any, attempt: str | None = None) -> None:
     home = home_of(checkpoint.filesystem)
     if home is not None and str(checkpoint.path).startswith(f"{home.path}/"):
         TrialCheckpoint.adopt(checkpoint, home.origin(checkpoint.path, attempt))
+        remember(checkpoint)

@@ -14,12 +14,13 @@ from ray_anystorage.train.hooks import lacking, refuse_faults
 try:
     from ray._private.state import actors
     from ray.train._internal import checkpoint_manager as checkpoint_manager_module
-    from ray.train._internal.session import get_session
+    from ray.train._internal.session import _FutureTrainingResult, get_session
     from ray.train._internal.storage import _VALIDATE_STORAGE_MARKER_FILENAME as VALIDATE_STORAGE_MARKER_FILENAME
     from ray.train._internal.storage import StorageContext
     from ray.train._internal.storage import _download_from_fs_path as download
     from ray.train._internal.syncer import _BackgroundSyncer
     from ray.tune.execution import class_cache
+    from ray.tune.execution import tune_controller as tune_controller_module
     from ray.tune.experiment import trial as trial_module
     from ray.tune.experiment.experiment import Experiment
 except ImportError as error:
@@ -31,6 +32,7 @@ __all__ = [
     "VALIDATE_STORAGE_MARKER_FILENAME",
     "BackgroundSyncer",
     "Experiment",
+    "FutureTrainingResult",
     "StorageContext",
     "actors",
     "carried_to_trials",
@@ -41,9 +43,11 @@ __all__ = [
     "hand_on",
     "in_worker",
     "trial_module",
+    "tune_controller_module",
 ]
 
 BackgroundSyncer: Any = _BackgroundSyncer
+FutureTrainingResult: Any = _FutureTrainingResult
 TUNER_STATE, STATE_GLOB = "tuner.pkl", "experiment_state-*.json"  # of Tune's, in an experiment's home
 
 
@@ -62,6 +66,7 @@ def check_hooks() -> None:
     for owner, name in (
         (Experiment, "_storage_context_cls"),
         (trial_module, "Checkpoint"),
+        (tune_controller_module, "_FutureTrainingResult"),
         (checkpoint_manager_module, "_delete_fs_path"),
         (StorageContext, "persist_current_checkpoint"),
         (StorageContext, "_check_validation_file"),

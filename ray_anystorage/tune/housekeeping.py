@@ -13,6 +13,7 @@ from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
+from ray_anystorage.tune.held import held_in
 from ray_anystorage.tune.install import driven, install
 from ray_anystorage.tune.resume import pass_over_damaged
 from ray_anystorage.tune.state_syncer import delete_quietly
@@ -27,11 +28,11 @@ class Housekeeping(Callback):  # type: ignore[misc]
     """Runs in the driver, also in one that Ray's client drives from elsewhere."""
 
     def __init__(self) -> None:
-        self._begun = False
+        self._begun = self._watches = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: who restores the experiment begins anew."""
-        return {"_begun": False}
+        return {"_begun": False, "_watches": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Come to the process that drives the experiment, which may be another than the one that planned it."""
@@ -39,37 +40,51 @@ class Housekeeping(Callback):  # type: ignore[misc]
         install()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Once, when the trials of a restored experiment are there and none of them has started: see to what there is.
+        """See to what there is when the trials of a restored experiment are there and none of them has started.
 
         Raises
         ------
         RequestError
             It was restored without the file system that leads to its storage.
         """
-        if self._begun:
-            return
-        self._begun = True
-        for trial in trials:
-            if isinstance(trial.storage, AnyStorageTuneContext):
-                carried_home(trial.storage.storage_filesystem)
-        home = _home_of(trials)
-        if home is None:
-            return
-        context, filesystem = driven(home), trials[0].storage.storage_filesystem
-        if context is not None:
-            context.syncer.kept = lambda: known_by(home, trials)
-        sweep(home, filesystem, trials)
-        pass_over_damaged(home, filesystem, trials)
+        if not self._begun:
+            self._begun = True
+            _see_to(trials)
+        if trials and not self._watches:  # a new experiment has none yet at its first step
+            self._watches = True
+            _watch(trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        """Let go of the experiment, which others may then tidy up."""
+        """Delete what only waited to be dropped, and let go of the experiment, which others may then tidy up."""
         home = _home_of(trials)
         if home is None:
             return
+        context = driven(home)
+        if context is not None:
+            context.syncer.drop_the_rest(known_by(home, trials))
         try:
             home.held(trials[0].storage.storage_filesystem).release()
         except (AnyStorageError, OSError) as error:
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
+
+
+def _see_to(trials: list[Any]) -> None:
+    for trial in trials:
+        if isinstance(trial.storage, AnyStorageTuneContext):
+            carried_home(trial.storage.storage_filesystem)
+    home = _home_of(trials)
+    if home is not None:
+        filesystem = trials[0].storage.storage_filesystem
+        sweep(home, filesystem, trials)
+        pass_over_damaged(home, filesystem, trials)
+
+
+def _watch(trials: list[Any]) -> None:
+    """Have nothing deleted that a trial may go on from; ``trials`` is Tune's own list, and grows."""
+    home = _home_of(trials)
+    context = driven(home) if home is not None else None
+    if home is not None and context is not None:
+        context.syncer.kept = lambda: known_by(home, trials) | held_in(home)
 
 
 def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_anystorage.tune.checkpoint import StoredCheckpoint
 from ray_anystorage.tune.experiment_home import ExperimentHome, home_of
+from ray_anystorage.tune.held import HeldSave
 from ray_anystorage.tune.hooks import (
     Experiment,
     StorageContext,
@@ -14,6 +15,7 @@ from ray_anystorage.tune.hooks import (
     checkpoint_manager_module,
     hand_on,
     trial_module,
+    tune_controller_module,
 )
 from ray_anystorage.tune.state_syncer import delete_quietly
 from ray_anystorage.tune.storage_context import AnyStorageTuneContext
@@ -33,6 +35,7 @@ def install() -> None:
     check_hooks()
     Experiment._storage_context_cls = staticmethod(make_context)
     trial_module.Checkpoint = StoredCheckpoint
+    tune_controller_module._FutureTrainingResult = HeldSave
     checkpoint_manager_module._delete_fs_path = delete
 
 

@@ -66,7 +66,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
     Attributes
     ----------
     kept
-        Says which checkpoints the trials keep: another's too, which a population exchanged.
+        Says which checkpoints are of use to somebody: another trial's too, which a population exchanges.
     """
 
     def __init__(self, filesystem: Any, sync_period: float, sync_timeout: float) -> None:
@@ -82,6 +82,15 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         """Delete a checkpoint as soon as the state is home that does not name it."""
         with self._lock:
             self._dropped.append(name)
+
+    def drop_the_rest(self, kept: Collection[str]) -> None:
+        """Delete what was dropped and is not among ``kept``, whoever refers to it: nobody will open it any more.
+
+        The state that is home must name it no longer.
+        """
+        with self._lock:
+            names = [name for name in self._dropped if name not in kept]
+        self._delete(carried_home(self._filesystem), names)
 
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
