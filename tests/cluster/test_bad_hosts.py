@@ -51,8 +51,8 @@ def test_a_host_that_finds_no_room_for_a_byte_is_warned_of_and_then_named_by_the
     with host.full() as renew:
         driver = run.start(1, 2, until=1)
         driver.until(lambda: "Started training worker group" in driver.output())
-        renew()
         run.open(1)
+        renew()
         said = driver.failure()
     assert f"run 'no-room' goes on although on {host.address} (" in said
     assert "checkpoint step-1 could not be saved: cluster storage /mnt/cluster_storage: has no space left" in said
