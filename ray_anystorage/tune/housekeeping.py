@@ -55,15 +55,17 @@ class Housekeeping(Callback):  # type: ignore[misc]
             _watch(trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        """Delete what only waited to be dropped, and let go of the experiment, which others may then tidy up."""
+        """Delete what nobody will open any more, and let go of the experiment, which others may then tidy up.
+
+        That is what was held for others, and what a trial saved that was stopped before Tune heard of it.
+        """
         home = _home_of(trials)
         if home is None:
             return
-        context = driven(home)
-        if context is not None:
-            context.syncer.drop_the_rest(known_by(home, trials))
+        filesystem = trials[0].storage.storage_filesystem
+        sweep(home, filesystem, trials)
         try:
-            home.held(trials[0].storage.storage_filesystem).release()
+            home.held(filesystem).release()
         except (AnyStorageError, OSError) as error:
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
 
@@ -97,7 +99,7 @@ def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
     try:
         keys = patiently(lambda: [key for key, _ in home.open(filesystem).list("")])
     except (AnyStorageError, OSError) as error:
-        logger.warning("what an earlier driver left in %s was not looked for: %s", home.store.uri, error)
+        logger.warning("what is left over in %s was not looked for: %s", home.store.uri, error)
         return
     found = {match["name"] for key in keys if (match := _OWN_FILE.match(key)) and match["trial"] in folders}
     for name in sorted(found - known):

@@ -83,15 +83,6 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         with self._lock:
             self._dropped.append(name)
 
-    def drop_the_rest(self, kept: Collection[str]) -> None:
-        """Delete what was dropped and is not among ``kept``, whoever refers to it: nobody will open it any more.
-
-        The state that is home must name it no longer.
-        """
-        with self._lock:
-            names = [name for name in self._dropped if name not in kept]
-        self._delete(carried_home(self._filesystem), names)
-
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
     ) -> tuple[Callable[..., None], dict[str, Any]]:
