@@ -63,9 +63,11 @@ class Housekeeping(Callback):  # type: ignore[misc]
         if home is None:
             return
         filesystem = trials[0].storage.storage_filesystem
-        sweep(home, filesystem, trials)
         try:
-            home.held(filesystem).release()
+            held = home.held(filesystem)
+            held.check()  # a driver that took the experiment over has checkpoints that this one does not know
+            sweep(home, filesystem, trials)
+            held.release()
         except (AnyStorageError, OSError) as error:
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
 
