@@ -89,6 +89,29 @@ def test_a_class_is_searched_over(ray_cluster: RayCluster, site: dict[str, str])
     assert len(list(best.parent.glob("checkpoint_*"))) == 1
 
 
+@pytest.mark.soak
+def test_optuna_searches_over_boosted_trees_and_a_second_start_tries_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
+    accuracy, best = run_example(ray_cluster, "tune_lightgbm.py", site)
+    assert accuracy > 0.85
+    home = Path(site["RAY_ANYSTORAGE_CLUSTER_STORAGE"], "digits-optuna")
+    assert len(list(home.glob("*/result.json"))) == 4
+    saved = sorted(home.glob("*/checkpoint_*/.anystorage/commit.json"))
+    assert run_example(ray_cluster, "tune_lightgbm.py", site) == (accuracy, best)
+    assert sorted(home.glob("*/checkpoint_*/.anystorage/commit.json")) == saved
+
+
+@pytest.mark.soak
+def test_torch_trains_inside_of_trials(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed (optional; .ci/run tries its CPU build)")
+    accuracy, best = run_example(ray_cluster, "tune_torch.py", site)
+    assert accuracy > 0.85
+    assert best.parent.name == "inner"
+    assert (best / "state.pt").exists()
+
+
 @pytest.mark.parametrize("script", ["plain_loop.py", "torch_digits.py", "lightgbm_digits.py"])
 def test_one_line_differs_from_a_stock_script(script: str, tmp_path: Path) -> None:
     """Put the stock line of the comment in the place of ours: nothing of this package is left in use."""
