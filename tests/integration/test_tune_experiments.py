@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import pickle
@@ -19,12 +20,15 @@ from typing import Any
 
 import pyarrow.fs
 import pytest
+import ray.tune
 from click.testing import CliRunner
 from ray import cloudpickle
 
 import ray_anystorage as anystorage
 from ray_anystorage.cli.main import main
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.tune.checkpoint import adopt
+from ray_anystorage.tune.held import HeldSave
 from ray_anystorage.tune.housekeeping import Housekeeping
 from ray_anystorage.tune.install import make_context
 from tests.harness import tune_driver
@@ -404,7 +408,9 @@ from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 import ray_anystorage as anystorage
 
-@anystorage.tune_experiment("population", checkpoint_config=tune.CheckpointConfig(num_to_keep=2), verbose=0)
+kept = tune.CheckpointConfig(num_to_keep=int(sys.argv[1]))
+
+@anystorage.tune_experiment("population", checkpoint_config=kept, verbose=0)
 def trial(config):
     who, step, taken = tune.get_context().get_trial_id(), 0, 0
     if (checkpoint := tune.get_checkpoint()) is not None:
@@ -445,20 +451,21 @@ print("RESULT", json.dumps({"held": held, "taken": [result.metrics["taken"] for 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("threshold", ["1GB", "1kB"])
+@pytest.mark.parametrize(("threshold", "keep"), [("1GB", 2), ("1kB", 1)])
 def test_a_population_exchanges_checkpoints_that_those_who_saved_them_drop(
-    ray_cluster: RayCluster, site: Site, threshold: str, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: RayCluster, site: Site, threshold: str, keep: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself deletes them before the others have started from there, and warns of so few that are kept."""
     site.env["RAY_ANYSTORAGE_THRESHOLD"] = threshold
-    done = ray_cluster.run_driver(PBT, env=site.env, timeout=400)
+    done = ray_cluster.run_driver(PBT, str(keep), env=site.env, timeout=400)
     found = said_by(done)
     assert found["held"] == [12, 12, 12, 12]
     assert any(found["taken"]), "no trial went on from another's checkpoint: the test shows nothing"
     site.enter(monkeypatch)
     answer = CliRunner().invoke(main, ["prune", "population", "--dry-run", "--json"])
     assert (answer.exit_code, json.loads(answer.stdout)["found"]) == (0, []), answer.output
-    assert sum(checkpoints_in(site.files("population")).values()) <= 12
+    # Beside its own, a trial keeps the one of another's that it went on from last until it has saved.
+    assert sum(checkpoints_in(site.files("population")).values()) <= 4 * (keep + 1)
 
 
 @pytest.mark.soak
@@ -524,6 +531,36 @@ def test_an_experiment_that_is_restored_without_its_storage_says_so(
     storage.storage_filesystem = pyarrow.fs.LocalFileSystem()
     with pytest.raises(anystorage.errors.RequestError, match=r"restore it with @anystorage\.tune_experiment"):
         housekeeping.on_step_begin(0, [trial])
+
+
+def test_what_trials_keep_and_schedulers_hold_is_known_from_the_first_trial_on(
+    driver: None, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new experiment has no trial yet at its first step."""
+    site.enter(monkeypatch)
+    config = anystorage.tune_run_config("held", tier="cluster")
+    storage = make_context(config.storage_path, "held", storage_filesystem=config.storage_filesystem)
+
+    def checkpoint(name: str) -> Any:
+        made = ray.tune.Checkpoint(f"{config.storage_path}/held/trial/{name}", config.storage_filesystem)
+        adopt(made)
+        return made
+
+    housekeeping, trials = Housekeeping(), list[Any]()
+    housekeeping.on_step_begin(0, trials)
+    latest = SimpleNamespace(checkpoint=checkpoint("kept"))
+    manager = SimpleNamespace(best_checkpoint_results=[], latest_checkpoint_result=latest)
+    run_metadata = SimpleNamespace(checkpoint_manager=manager)
+    trials.append(SimpleNamespace(storage=storage, relative_logdir="trial", run_metadata=run_metadata))
+    housekeeping.on_step_begin(1, trials)
+    assert storage.syncer.kept() == {"trial/kept"}
+    held = checkpoint("held")
+    save = HeldSave(ray.put(SimpleNamespace(checkpoint=checkpoint("saved"))))
+    nothing = HeldSave(ray.put(None))
+    assert storage.syncer.kept() == {"trial/kept", "trial/held", "trial/saved"}
+    del held, save, nothing
+    gc.collect()
+    assert storage.syncer.kept() == {"trial/kept"}
 
 
 def test_a_decorated_class_can_be_derived_from_and_travels_without_its_credentials() -> None:
