@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Real
 from typing import Any, Literal
 
 import pyarrow.fs
 
+from ray_anystorage.checkpoint.audit import recorded
 from ray_anystorage.checkpoint.manifest import FOLDER, POINTER
-from ray_anystorage.checkpoint.record import DAMAGED, Record, read_record, record_key
-from ray_anystorage.checkpoint.small_files import parsed, patiently, read, side_by_side
+from ray_anystorage.checkpoint.read import record_of
+from ray_anystorage.checkpoint.record import DAMAGED, RECORD, Record
+from ray_anystorage.checkpoint.small_files import patiently, side_by_side
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.discovery.homes import is_state
-from ray_anystorage.errors import AnyStorageError, CheckpointMissingError, RequestError
+from ray_anystorage.errors import (
+    AnyStorageError,
+    CheckpointMissingError,
+    ManifestError,
+    ManifestTooNewError,
+    RequestError,
+)
 from ray_anystorage.run_list import find_all
 from ray_anystorage.runs import Run
 from ray_anystorage.train.snapshot import reported_metrics
 from ray_anystorage.transfer.store import Store
-from ray_anystorage.tune.results import is_experiment
+from ray_anystorage.tune.hooks import TUNER_STATE
+from ray_anystorage.tune.results import has_state
 from ray_anystorage.tune.results import reported_metrics as metrics_of_trials
 
 Mode = Literal["max", "min"]
-State = Literal["committed", "not verifiable", "damaged", "never committed"]
+Kind = Literal["train", "tune"]
+State = Literal["committed", "not verifiable", "damaged", "never committed", "not readable", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class Kept:
         Bytes of data.
     state
         ``"committed"``: saved whole, and nobody found it damaged since. ``"not verifiable"``: somebody else stored it.
+        ``"not readable"``: a later version of this package stored it.
     spilled
         True where data of it lies in the bucket and its manifests in a home on a mount.
     metrics
@@ -56,6 +68,17 @@ class Kept:
         """True for what can be opened, as far as is known."""
         return self.state in ("committed", "not verifiable")
 
+    def number(self, metric: str) -> float | None:
+        """A metric that is a finite number; ``"a/b"`` is ``b`` of the metrics ``a``, as for Ray."""
+        value: Any = self.metrics.get(metric)
+        if value is None and "/" in metric:
+            value = self.metrics
+            for part in metric.split("/"):
+                value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            return None
+        return float(value)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -72,11 +95,11 @@ class Entry:
     checkpoints
         Those that its state names, the latest last.
     problem
-        Why it could not be looked into; ``None`` where it could.
+        Why it could not be looked into, in a list; ``None`` where it could.
     """
 
     run: Run
-    kind: Literal["train", "tune"]
+    kind: Kind
     saved: datetime | None = None
     checkpoints: tuple[Kept, ...] = ()
     problem: str | None = None
@@ -89,30 +112,61 @@ class Entry:
     def best(self, metric: str, mode: Mode) -> Kept | None:
         """The good checkpoint whose metric is best; ``None`` where none has a number of this name."""
         sign = 1 if mode == "max" else -1
-        rated = [
-            (kept, value) for kept in self.checkpoints if kept.good and (value := _number(kept, metric)) is not None
-        ]
+        rated = [(kept, value) for kept in self.checkpoints if kept.good and (value := kept.number(metric)) is not None]
         return max(rated, key=lambda item: sign * item[1])[0] if rated else None
 
 
 def list_runs(
-    *, credentials: Credentials | None = None, artifact_storage: str | None = None
+    *, credentials: Credentials | None = None, artifact_storage: str | None = None, metrics: bool = False
 ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
-    """Every run below the root of a tier, and why tiers could not be looked at; as :func:`find_all` of ``runs``."""
+    """Every run right below the root of a tier, and why tiers could not be looked at.
+
+    Parameters
+    ----------
+    credentials, artifact_storage
+        As in :func:`ray_anystorage.runs.find_run`.
+    metrics
+        Also those of Tune experiments, whose state is pickled: loading it runs what is in it.
+
+    Raises
+    ------
+    RequestError
+        A setting cannot be meant.
+    """
     runs, notes = find_all(credentials=credentials, artifact_storage=artifact_storage)
-    return tuple(side_by_side(describe, runs)), notes
+
+    def look(run: Run) -> Entry:
+        kind: Kind = "train"
+        try:
+            kind = kind_of(run)
+            return describe(run, metrics=metrics)
+        except Exception as error:  # noqa: BLE001 - what was pickled may raise anything, and ends no list of others
+            said = str(error) if isinstance(error, AnyStorageError | OSError) else repr(error)
+            return Entry(run, kind, problem=(said.splitlines() or [repr(error)])[0])
+
+    return tuple(side_by_side(look, runs)), notes
 
 
-def describe(run: Run) -> Entry:
-    """Look into one run; what keeps it from being read is said in the entry."""
-    kind: Literal["train", "tune"] = "train"
-    try:
-        kind = "tune" if is_experiment(run) else "train"
-        home = run.open_home()
-        metrics = metrics_of_trials(run) if kind == "tune" else reported_metrics(home)
-        return Entry(run, kind, _saved(run), _kept(home, metrics))
-    except (AnyStorageError, OSError) as error:
-        return Entry(run, kind, problem=str(error).splitlines()[0])
+def describe(run: Run, *, metrics: bool = True) -> Entry:
+    """Look into one run.
+
+    Raises
+    ------
+    RunMissingError, SnapshotDamagedError, StorageError
+        It cannot be read.
+    """
+    kind, home = kind_of(run), run.open_home()
+    if kind == "train":
+        reported = reported_metrics(home)
+    else:
+        reported = metrics_of_trials(run) if metrics else {name: {} for name in sorted(recorded(home))}
+    return Entry(run, kind, _saved(run), _kept(home, reported))
+
+
+def kind_of(run: Run) -> Kind:
+    """Whether Ray Train or Ray Tune keeps its state; raises ``StorageError`` where the home cannot be read."""
+    names = {info.base_name for info in _own_files(run)}
+    return "tune" if TUNER_STATE in names or has_state(names) else "train"
 
 
 def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode) -> Kept:
@@ -128,8 +182,6 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
     where = f"run {entry.run.name!r} at {entry.run.uri}"
     if mode not in ("max", "min"):
         raise RequestError(f"mode={mode!r}: expected 'max' or 'min'")
-    if entry.problem is not None:
-        raise CheckpointMissingError(f"{where} cannot be read: {entry.problem}")
     if checkpoint is not None:
         if metric is not None:
             raise RequestError(f"checkpoint={checkpoint!r} and metric={metric!r}: expected one of them")
@@ -139,14 +191,15 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
             raise RequestError(f"{where} keeps no checkpoint {checkpoint!r}; the last that it keeps: {known}")
         return named
     good = [kept for kept in entry.checkpoints if kept.good]
+    if not entry.checkpoints:
+        inner = ". A Train run inside a trial is a run of its own: name its path" if entry.kind == "tune" else ""
+        raise CheckpointMissingError(f"{where} keeps no checkpoint{inner}")
     if not good:
         raise CheckpointMissingError(f"{where} keeps no good checkpoint; ray-anystorage verify says what is wrong")
     if metric is not None:
         best = entry.best(metric, mode)
         if best is None:
-            known = ", ".join(
-                sorted({name for kept in good for name in kept.metrics if _number(kept, name) is not None})
-            )
+            known = ", ".join(sorted({name for kept in good for name in kept.metrics if kept.number(name) is not None}))
             raise RequestError(f"no checkpoint of {where} has a number as metric {metric!r}; they have: {known or '-'}")
         return best
     if entry.kind == "tune":
@@ -154,37 +207,40 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
     return good[-1]
 
 
-def _number(kept: Kept, metric: str) -> float | None:
-    value = kept.metrics.get(metric)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def _kept(home: Store, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Kept, ...]:
     sizes = patiently(lambda: dict(home.list("")))
 
     def look(name: str) -> Kept:
-        record = _record(home, name, sizes)
-        own = [size for key, size in sizes.items() if key.startswith(f"{name}/") and f"/{FOLDER}/" not in key]
-        if f"{name}/{FOLDER}/{DAMAGED}" in sizes:
-            state: State = "damaged"
-        elif record is None:
-            state = "never committed" if any(key.startswith(f"{name}/{FOLDER}/") for key in sizes) else "not verifiable"
-        else:
-            state = "not verifiable" if record.external else "committed"
-        size = sum(own) if record is None else record.size
-        return Kept(name, size, state, f"{name}/{POINTER}" in sizes, metrics[name])
+        below = {key.removeprefix(f"{name}/"): size for key, size in sizes.items() if key.startswith(f"{name}/")}
+        own = {key.removeprefix(f"{FOLDER}/") for key in below if key.startswith(f"{FOLDER}/")}
+        state, record = _state(home, name, own)
+        data = sum(size for key, size in below.items() if not key.startswith(f"{FOLDER}/"))
+        size = record.size if record is not None else data
+        return Kept(name, size, state if below else "gone", POINTER in below, metrics[name])
 
     return tuple(side_by_side(look, list(metrics)))
 
 
-def _record(home: Store, name: str, sizes: Mapping[str, int]) -> Record | None:
-    key = record_key(name)
-    return parsed(home, key, read(home, key, sizes[key]), read_record) if key in sizes else None
+def _state(home: Store, name: str, own: Collection[str]) -> tuple[State, Record | None]:
+    """What the names of this package's own files say of a checkpoint, and its record."""
+    try:
+        record = record_of(home, name) if RECORD in own else None
+    except ManifestTooNewError:
+        return "not readable", None
+    except ManifestError:
+        return "damaged", None
+    if DAMAGED in own:
+        return "damaged", record
+    if record is None:
+        return ("gone" if RECORD in own else "never committed" if own else "not verifiable"), None
+    return ("not verifiable" if record.external else "committed"), record
 
 
 def _saved(run: Run) -> datetime | None:
+    return max((info.mtime for info in _own_files(run) if is_state(info.base_name) and info.mtime), default=None)
+
+
+def _own_files(run: Run) -> list[pyarrow.fs.FileInfo]:
+    """Files right in a run home."""
     infos = run.build_filesystem().get_file_info(pyarrow.fs.FileSelector(run.fs_path))
-    times = [info.mtime for info in infos if info.is_file and is_state(info.base_name) and info.mtime is not None]
-    return max(times, default=None)
+    return [info for info in infos if info.is_file]

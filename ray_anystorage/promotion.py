@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import socket
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from ray_anystorage.catalog import Kept
 from ray_anystorage.checkpoint.audit import audit
 from ray_anystorage.checkpoint.contents import Contents
-from ray_anystorage.checkpoint.manifest import FOLDER
 from ray_anystorage.checkpoint.opened import Opened
+from ray_anystorage.checkpoint.ownership import Owner, owner_of
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
-from ray_anystorage.checkpoint.small_files import names_below, write
+from ray_anystorage.checkpoint.small_files import write
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import TIERS, Place, Tier
-from ray_anystorage.errors import CheckpointCorruptedError, NameTakenError, RequestError, TierUnavailableError
+from ray_anystorage.errors import (
+    AnyStorageError,
+    CheckpointCorruptedError,
+    CheckpointSaveError,
+    NameTakenError,
+    RequestError,
+    TierUnavailableError,
+)
 from ray_anystorage.policy.request import check_name
 from ray_anystorage.resolve import survey
 from ray_anystorage.runs import Run, artifact_folder
@@ -31,6 +42,7 @@ from ray_anystorage.transfer.open_store import MountRecipe
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.units import format_size
 
+_WHO = "ray-anystorage promote"
 _REPORT = 1  # the copy is all that its run ever reported
 
 
@@ -71,7 +83,7 @@ def target_run(
     RequestError
         The tier or the name cannot be meant.
     NameTakenError
-        There is a run of the name, in whichever tier, or something else in its place.
+        There is a run of the name, in whichever tier that can be read, or something else in its place.
     TierUnavailableError
         The tier cannot take it.
     CredentialsError, StorageError
@@ -82,11 +94,11 @@ def target_run(
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
     settings = read_settings(roots=roots)
     artifact, obstacle = artifact_folder(settings, credentials)
-    found = survey(check_name(name), credentials=artifact.mode if artifact else None, roots=roots)
+    mode = artifact.mode if artifact and not callable(credentials) else credentials
+    found = survey(check_name(name), credentials=mode, roots=roots)
     if found.obstacle is not None:
         raise found.obstacle
-    taken = next(iter(found.environment.homes), None)
-    if taken is not None and not _begun_here(taken.path, to, taken.tier, is_run=taken.is_run):
+    if taken := next(iter(found.environment.homes), None):
         raise NameTakenError(f"{taken.path} ({taken.tier} storage) exists already: choose another name for the copy")
     place = found.environment.place(to)
     if place is None or not place.usable or (to == "artifact" and artifact is None):
@@ -100,12 +112,16 @@ def target_run(
 def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | None = None) -> Promoted:
     """Copy a checkpoint into a new run, compare every byte of the copy with the original's digests, and list it there.
 
-    Done again after an interruption, it sends what is lacking.
+    After an interruption it can be done again; ``prune`` finds what one left that is not.
 
     Raises
     ------
     TierUnavailableError
         It does not fit.
+    NameTakenError, RunTakenOverError
+        A run of the target's name has begun, or began meanwhile.
+    CheckpointSaveError
+        The target does not take it.
     CheckpointCorruptedError, CheckpointIncompleteError, CheckpointMissingError
         The original is not good, or the copy came to be another.
     StorageError, OSError
@@ -119,15 +135,35 @@ def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | N
             f"{format_size(free_bytes)} free: remove something there, or choose another tier"
         )
     checkpoint = kept.name.rpartition("/")[2]
-    home = target.home.open()
-    copied = _copy(opened, home, checkpoint)
-    _compare(kept.name, contents, copied)
-    finding = audit(target.origin(checkpoint).opened(home).sources, checkpoint, _folder(target, checkpoint))
-    if not finding.good:
-        raise CheckpointCorruptedError(f"the copy of checkpoint {kept.name} is not good: {finding.reason}")
-    state = state_of({checkpoint: dict(kept.metrics)}, reports=_REPORT)
-    write(home, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, json.dumps(state, default=_plain).encode())
+    state = json.dumps(state_of({checkpoint: _plain(kept.metrics)}, reports=_REPORT)).encode()
+    home = target.open_home()
+    try:
+        with _held(home, target) as owner:
+            _compare(kept.name, contents, _copy(opened, home, checkpoint))
+            finding = audit(target.origin(checkpoint).opened(home).sources, checkpoint, _folder(target, checkpoint))
+            if not finding.good:
+                raise CheckpointCorruptedError(f"the copy of checkpoint {kept.name} is not good: {finding.reason}")
+            owner.check()
+            write(home, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, state)
+    except AnyStorageError:
+        raise
+    except OSError as error:
+        raise CheckpointSaveError(f"checkpoint {kept.name} could not be copied to {target.uri}: {error}") from error
     return Promoted(target, checkpoint, f"{source.uri}/{kept.name}", contents.size)
+
+
+@contextlib.contextmanager
+def _held(home: Store, target: Run) -> Iterator[Owner]:
+    """Be the one that writes to the new home; what an earlier copy left there is gone on with."""
+    holder = owner_of(home)
+    if holder is not None and not holder.released and not holder.who.startswith(_WHO):
+        raise NameTakenError(f"{target.uri} belongs to a run that has begun ({holder.who}): choose another name")
+    owner = Owner(home, secrets.token_hex(8), f"{_WHO}, process {os.getpid()} on {socket.gethostname()}")
+    owner.take()
+    try:
+        yield owner
+    finally:
+        owner.release()
 
 
 def _copy(opened: Opened, home: Store, checkpoint: str) -> Contents:
@@ -147,13 +183,6 @@ def _compare(name: str, contents: Contents, copied: Contents) -> None:
         raise CheckpointCorruptedError(f"the copy of checkpoint {name} has a file more: {min(there)}")
 
 
-def _begun_here(path: str, to: Tier, tier: Tier, *, is_run: bool) -> bool:
-    """Whether an earlier copy that did not end is all that is there."""
-    if is_run or tier != to or not os.path.isdir(path):
-        return False
-    return all(names_below(MountRecipe(path).open(), f"{name}/{FOLDER}") for name in os.listdir(path))
-
-
 def _on_mount(place: Place, name: str, settings: Settings) -> Run:
     home = os.path.join(place.root, name)
     return Run(name, home, place.tier, MountRecipe(home), None, settings.call_timeout)
@@ -171,4 +200,10 @@ def _reason(place: Place | None, obstacle: str | None) -> str:
 
 def _plain(value: Any) -> Any:
     """What JSON has no name for, as Tune's metrics may hold: numbers of NumPy as numbers, the rest in words."""
-    return value.item() if hasattr(value, "item") else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return float(value) if isinstance(value, Real) else str(value)

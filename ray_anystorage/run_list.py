@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pyarrow.fs
 
@@ -41,52 +41,59 @@ def find_all(
     roots: Mapping[Tier, str | None] = {"artifact": artifact_storage}
     settings = read_settings(roots=roots)
     artifact, obstacle = artifact_folder(settings, credentials)
+    mode = artifact.mode if artifact and not callable(credentials) else credentials
     runs: list[Run] = []
-    notes: list[str] = []
-    for place in _mounts(survey(None, credentials=artifact.mode if artifact else None, roots=roots).environment.places):
-        if not can_be_searched(place):
-            reason = place.problem.reason if place.problem is not None else place.description
-            notes.append(f"{place.tier} storage at {place.root} was not looked at: {reason}")
+    notes = [] if obstacle is None else [f"artifact storage was not looked at: {obstacle}"]
+    seen: set[tuple[int, int]] = set()
+    for place in survey(None, credentials=mode, roots=roots).environment.places:
+        if place.bucket is not None or place.state == "absent":
             continue
         try:
-            runs += [with_spill(run, artifact, obstacle) for run in _on_mount(place, settings)]
+            for run in _on_mount(place, settings, seen):
+                runs.append(_spilling(run, artifact, obstacle, notes))
         except (AnyStorageError, OSError) as error:
             notes.append(f"{place.tier} storage at {place.root} was not looked at: {error}")
     try:
         runs += _in_bucket(artifact) if artifact is not None else []
     except (AnyStorageError, OSError) as error:
         notes.append(f"artifact storage was not looked at: {error}")
-    if obstacle is not None:
-        notes.append(f"artifact storage was not looked at: {obstacle}")
     return tuple(runs), tuple(notes)
 
 
-def _mounts(places: tuple[Place, ...]) -> Iterator[Place]:
-    seen: set[tuple[int, int]] = set()
-    for place in places:
-        if place.bucket is not None or place.state == "absent":
-            continue
-        if not can_be_searched(place):
-            yield place
-            continue
+def _spilling(run: Run, artifact: BucketRecipe | None, obstacle: str | None, notes: list[str]) -> Run:
+    try:
+        return with_spill(run, artifact, obstacle)
+    except (AnyStorageError, OSError) as error:
+        notes.append(f"where {run.uri} spills to is not known: {error}")
+        return run
+
+
+def _on_mount(place: Place, settings: Settings, seen: set[tuple[int, int]]) -> list[Run]:
+    if not can_be_searched(place):
+        raise OSError(place.problem.reason if place.problem is not None else place.description)
+
+    def look() -> list[str]:
         try:
             status = os.stat(place.root)
         except FileNotFoundError:  # it will be made for the first run
-            continue
-        if (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            yield place
-
-
-def _on_mount(place: Place, settings: Settings) -> list[Run]:
-    def look() -> list[str]:
+            return []
+        if (status.st_dev, status.st_ino) in seen:
+            return []
+        seen.add((status.st_dev, status.st_ino))
         with os.scandir(place.root) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        return [name for name in folders if any(map(is_state, os.listdir(os.path.join(place.root, name))))]
+        return [name for name in folders if _holds_state(os.path.join(place.root, name))]
 
     names = bounded(look, settings.call_timeout, what=f"look for runs in {place.root}")
     homes = {name: os.path.join(place.root, name) for name in names}
     return [Run(name, home, place.tier, MountRecipe(home), None, settings.call_timeout) for name, home in homes.items()]
+
+
+def _holds_state(folder: str) -> bool:
+    try:
+        return any(map(is_state, os.listdir(folder)))
+    except (PermissionError, FileNotFoundError):  # somebody else's, or gone meanwhile
+        return False
 
 
 def _in_bucket(artifact: BucketRecipe) -> list[Run]:

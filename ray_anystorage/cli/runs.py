@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from ray_anystorage.catalog import Entry, Kept, Mode
 
-_STYLES = {"committed": "green", "not verifiable": "yellow", "damaged": "red", "never committed": "red"}
+_STYLES = {"committed": "green", "not verifiable": "yellow", "not readable": "yellow"}
 _SHOWN = 3  # metrics of a checkpoint, where none is asked for
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"))  # seconds
 
@@ -30,7 +31,8 @@ def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | No
     """List the runs and experiments of every tier, with their size, age and best metric.
 
     With NAME, which may also be the path or URI of a run home: what that one keeps, and where. Data is not read;
-    ray-anystorage verify does that.
+    ray-anystorage verify does that. With NAME or --metric the state of Tune experiments is loaded as Ray does it, which
+    runs what is pickled there: ask it of storage that you trust.
 
     \b
     Exit codes:
@@ -41,7 +43,7 @@ def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | No
     from ray_anystorage.cli.text import working
 
     with failures_shown(as_json=as_json), working("Looking"):
-        entries, notes = _entries(name, credentials)
+        entries, notes = _entries(name, metric, credentials)
     if as_json:
         shown = [entry_dict(entry, metric, mode, checkpoints=name is not None) for entry in entries]
         write_json({"runs": shown, "not_looked_at": list(notes)})
@@ -50,13 +52,15 @@ def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | No
     raise SystemExit(FAILED if notes or any(entry.problem for entry in entries) else 0)
 
 
-def _entries(name: str | None, credentials: str | None) -> tuple[Sequence[Entry], Sequence[str]]:
+def _entries(name: str | None, metric: str | None, credentials: str | None) -> tuple[Sequence[Entry], Sequence[str]]:
     from ray_anystorage.catalog import describe, list_runs
     from ray_anystorage.runs import find_run
 
     if name is None:
-        return list_runs(credentials=credentials)
-    return [describe(find_run(name, credentials=credentials))], ()
+        return list_runs(credentials=credentials, metrics=metric is not None)
+    run = find_run(name, credentials=credentials)
+    notes = [f"the bucket, where data of it may be, was not looked at: {run.obstacle}"] if run.obstacle else []
+    return [describe(run)], notes
 
 
 def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: bool) -> dict[str, Any]:
@@ -80,13 +84,16 @@ def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: boo
 
 
 def _kept_dict(kept: Kept) -> dict[str, Any]:
-    numbers = {name: value for name, value in kept.metrics.items() if isinstance(value, int | float | str | None)}
+    said = kept.metrics.items()
+    numbers = {
+        name: kept.number(name) for name, value in said if isinstance(value, Real) and not isinstance(value, bool)
+    }
     return {
         "checkpoint": kept.name,
         "size": kept.size,
         "state": kept.state,
         "spilled": kept.spilled,
-        "metrics": numbers,
+        "metrics": numbers,  # null: not finite
     }
 
 
@@ -127,7 +134,7 @@ def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode) -> Table
             _age(entry.saved),
             "?" if entry.problem else str(len(entry.checkpoints)) + (f", {bad} bad" if bad else ""),
             format_size(entry.size),
-            *([_value(best.metrics[metric]) if best else "-"] if metric else []),
+            *([_value(best.number(metric)) if best else "-"] if metric else []),
         )
     return table
 
@@ -156,8 +163,8 @@ def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
             kept.name,
             format_size(kept.size),
             "bucket" if kept.spilled or entry.run.tier == "artifact" else "run home",
-            Text(kept.state, style=_STYLES[kept.state]),
-            *(_value(kept.metrics.get(title)) + (" (best)" if kept is best else "") for title in names),
+            Text(kept.state, style=_STYLES.get(kept.state, "red")),
+            *(_value(kept.number(title)) + (" (best)" if kept is best else "") for title in names),
         )
     out.print(table if entry.checkpoints else "It keeps no checkpoint.")
     out.print(f"Saved {_age(entry.saved)} ago. Checkpoints: {len(entry.checkpoints)}, {format_size(entry.size)}.")
@@ -165,12 +172,19 @@ def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
 
 def _common_metrics(checkpoints: Sequence[Kept]) -> list[str]:
     """The first numbers that the latest checkpoint was reported with."""
-    metrics = checkpoints[-1].metrics if checkpoints else {}
-    return [name for name, value in metrics.items() if isinstance(value, int | float)][:_SHOWN]
+    return _numbers(checkpoints[-1])[:_SHOWN] if checkpoints else []
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+def _numbers(kept: Kept) -> list[str]:
+    return [name for name, value in kept.metrics.items() if _is_number(value)]
+
+
+def _is_number(value: object) -> bool:
+    return False if isinstance(value, bool) else isinstance(value, Real)
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _age(saved: datetime | None) -> str:

@@ -90,7 +90,10 @@ def named_checkpoints(home: Store) -> frozenset[str]:
 
 
 def reported_metrics(home: Store) -> dict[str, dict[str, Any]]:
-    """The metrics of every checkpoint that Ray's snapshot of a run names, the latest report last; raises the same."""
+    """The metrics of every checkpoint that Ray's snapshot of a run names, in the order of their reports.
+
+    Raises the same as :func:`named_checkpoints`.
+    """
     name = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     try:
         content = read(home, name, patiently(lambda: home.size(name)))
@@ -99,7 +102,10 @@ def reported_metrics(home: Store) -> dict[str, dict[str, Any]]:
     try:
         state = json.loads(content)
         latest = state.get("latest_checkpoint_result")
-        results = [*state["checkpoint_results"], *state.get("pending_training_results", [])]
+        results = state["checkpoint_results"]  # by score, where the run has one
+        indices = state.get(_INDICES, range(len(results)))
+        results = [result for _, result in sorted(zip(indices, results, strict=True), key=lambda item: item[0])]
+        results += state.get("pending_training_results", [])
         found = {result["checkpoint_dir_name"]: dict(result.get("metrics") or {}) for result in results}
         if latest:
             found.pop(latest["checkpoint_dir_name"], None)

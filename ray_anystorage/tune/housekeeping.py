@@ -29,10 +29,11 @@ class Housekeeping(Callback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._begun = self._watches = False
+        self._foreign: frozenset[str] = frozenset()  # checkpoints that lay there before, and no trial knew
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: who restores the experiment begins anew."""
-        return {"_begun": False, "_watches": False}
+        return {"_begun": False, "_watches": False, "_foreign": frozenset()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Come to the process that drives the experiment, which may be another than the one that planned it."""
@@ -50,23 +51,27 @@ class Housekeeping(Callback):  # type: ignore[misc]
         if not self._begun:
             self._begun = True
             _see_to(trials)
-        if trials and not self._watches:  # a new experiment has none yet at its first step
+        home = _home_of(trials)
+        if home is not None and not self._watches:  # a new experiment has no trial yet at its first step
             self._watches = True
-            _watch(trials)
+            self._foreign = unknown(home, trials[0].storage.storage_filesystem, trials)
+            _watch(home, trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
         """Delete what nobody will open any more, and let go of the experiment, which others may then tidy up.
 
-        That is what was held for others, and what a trial saved that was stopped before Tune heard of it.
+        That is what was held for others, and what a trial saved that was stopped before Tune heard of it. Where the
+        last state did not come home, the one that is there may name it: it is left to who restores the experiment.
         """
         home = _home_of(trials)
         if home is None:
             return
-        filesystem = trials[0].storage.storage_filesystem
+        filesystem, context = trials[0].storage.storage_filesystem, driven(home)
         try:
             held = home.held(filesystem)
             held.check()  # a driver that took the experiment over has checkpoints that this one does not know
-            sweep(home, filesystem, trials)
+            if context is not None and context.syncer.named_at_home == known_by(home, trials):
+                _remove(home, filesystem, unknown(home, filesystem, trials) - self._foreign)
             held.release()
         except (AnyStorageError, OSError) as error:
             logger.warning("that experiment %s ended could not be noted: %s", home.store.uri, error)
@@ -79,22 +84,22 @@ def _see_to(trials: list[Any]) -> None:
     home = _home_of(trials)
     if home is not None:
         filesystem = trials[0].storage.storage_filesystem
-        sweep(home, filesystem, trials)
+        _remove(home, filesystem, unknown(home, filesystem, trials))
         pass_over_damaged(home, filesystem, trials)
 
 
-def _watch(trials: list[Any]) -> None:
+def _watch(home: ExperimentHome, trials: list[Any]) -> None:
     """Have nothing deleted that a trial may go on from; ``trials`` is Tune's own list, and grows."""
-    home = _home_of(trials)
-    context = driven(home) if home is not None else None
-    if home is not None and context is not None:
+    context = driven(home)
+    if context is not None:
         context.syncer.kept = lambda: known_by(home, trials) | held_in(home)
+        context.syncer.named = lambda: known_by(home, trials)
 
 
-def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
-    """Delete the checkpoints in these trials' folders that the trials do not know; a failure leaves them for later.
+def unknown(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> frozenset[str]:
+    """Names of the checkpoints in these trials' folders that the trials do not know; none where that cannot be told.
 
-    Nothing will ever open them: the state names others. A trial that starts anew has no folder of its own yet.
+    Once their state is home, nothing will ever open them. A trial that starts anew has no folder of its own yet.
     """
     folders = {trial.relative_logdir for trial in trials if trial.relative_logdir}
     known = known_by(home, trials)
@@ -102,9 +107,13 @@ def sweep(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> None:
         keys = patiently(lambda: [key for key, _ in home.open(filesystem).list("")])
     except (AnyStorageError, OSError) as error:
         logger.warning("what is left over in %s was not looked for: %s", home.store.uri, error)
-        return
+        return frozenset()
     found = {match["name"] for key in keys if (match := _OWN_FILE.match(key)) and match["trial"] in folders}
-    for name in sorted(found - known):
+    return frozenset(found - known)
+
+
+def _remove(home: ExperimentHome, filesystem: Any, names: frozenset[str]) -> None:
+    for name in sorted(names):
         logger.info("removing checkpoint %s, which the experiment's state does not name", name)
         delete_quietly(home, filesystem, name)
 

@@ -56,11 +56,13 @@ def named_by_trials(run: Run) -> frozenset[str]:
 def reported_metrics(run: Run) -> dict[str, dict[str, Any]]:
     """What was reported with each checkpoint that the trials of an experiment keep, by its name; raises the same."""
     filesystem = _filesystem(run)
-    return {
-        carried_home(filesystem).name_of(str(result.checkpoint.path)): dict(result.metrics or {})
-        for trial in _analysis(run, filesystem).trials
-        for result in kept_by(trial)
-    }
+    home, found = carried_home(filesystem), dict[str, dict[str, Any]]()
+    for trial in _analysis(run, filesystem).trials:
+        for result in kept_by(trial):
+            name = home.name_of(str(result.checkpoint.path))
+            if name.startswith(f"{trial.relative_logdir}/") or name not in found:  # else another's, by an exchange
+                found[name] = dict(result.metrics or {})
+    return found
 
 
 def own_files(filesystem: Any) -> set[str]:

@@ -45,12 +45,15 @@ class _Load:
         How they looked then, by path.
     dropped
         Checkpoints that this state does not name.
+    named
+        Those that it names.
     """
 
     number: int
     state: dict[str, bytes]
     seen: dict[str, _Seen]
     dropped: tuple[str, ...]
+    named: frozenset[str]
 
 
 class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
@@ -67,11 +70,17 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
     ----------
     kept
         Says which checkpoints are of use to somebody: another trial's too, which a population exchanges.
+    named
+        Says which checkpoints the trials' state names.
+    named_at_home
+        What the state named that came home last; ``None`` before the first.
     """
 
     def __init__(self, filesystem: Any, sync_period: float, sync_timeout: float) -> None:
         super().__init__(sync_period=sync_period, sync_timeout=sync_timeout)
         self.kept: Callable[[], frozenset[str]] = frozenset
+        self.named: Callable[[], frozenset[str]] = frozenset
+        self.named_at_home: frozenset[str] | None = None
         self._filesystem = filesystem
         self._sent: dict[str, _Seen] = {}
         self._dropped: list[str] = []  # checkpoints that Tune keeps no longer, but its state at home may name
@@ -97,7 +106,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         if not below:  # else it is a trial's own folder, which has no state
             seen = self._changed(_state_files(local_path), local_path, exclude or [])
             state = {os.path.relpath(path, local_path): Path(path).read_bytes() for path in seen}
-        load = _Load(self._number, state, seen, dropped)
+        load = _Load(self._number, state, seen, dropped, self.named())
         return self._bring, {"local_path": local_path, "below": below, "exclude": exclude or [], "load": load}
 
     def _sync_down_command(self, uri: str, local_path: str) -> tuple[Callable[..., None], dict[str, Any]]:
@@ -120,6 +129,8 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         if load.number == self._number:
             side_by_side(lambda item: write(store, *item), list(load.state.items()))
             self._remember(load.seen)
+            if not below:
+                self.named_at_home = load.named
             self._delete(home, load.dropped)
 
     def _send(self, store: Store, root: str, below: str, exclude: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -84,27 +85,34 @@ class RayCluster:
         return "\n".join(path.read_text(errors="replace") for path in logs if path.is_file())
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
-    """Started before any test sets a credential; no test may stop it."""
-    directory = Path(tempfile.mkdtemp(prefix="anyray-", dir="/tmp"))
+@contextlib.contextmanager
+def started_head(directory: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of a one-node cluster with this temporary directory, which goes with it."""
     port = _free_port()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
-               f"--temp-dir={directory}", "--num-cpus=4", "--include-dashboard=false", "--node-ip-address=127.0.0.1",
-               f"--object-store-memory={200 << 20}", "--disable-usage-stats"]  # fmt: skip
+               f"--temp-dir={directory}", "--num-cpus=4", "--node-ip-address=127.0.0.1",
+               f"--object-store-memory={200 << 20}", "--disable-usage-stats", *options]  # fmt: skip
     log = directory / "start.log"
     with log.open("w") as output:
         head = subprocess.Popen(
-            command, env=clean_environment(), stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            command, env=clean_environment(env), stdout=output, stderr=output, stdin=subprocess.DEVNULL
         )
     try:
         _wait_until_started(head, log)
-        yield RayCluster(f"127.0.0.1:{port}", directory)
+        yield f"127.0.0.1:{port}"
     finally:
         head.kill()
         head.wait()
         _end_what_is_left(directory)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """Started before any test sets a credential; no test may stop it."""
+    directory = Path(tempfile.mkdtemp(prefix="anyray-", dir="/tmp"))
+    with started_head(directory, "--include-dashboard=false") as address:
+        yield RayCluster(address, directory)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,18 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import ray_anystorage as anystorage
-from ray_anystorage import errors
+from ray_anystorage import errors, promotion
+from ray_anystorage.catalog import Kept
+from ray_anystorage.checkpoint.audit import audit
+from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.quarantine import quarantine
 from ray_anystorage.cli.main import main
+from ray_anystorage.transfer.posix_store import PosixStore
 from tests.harness.run_homes import FOLDER, SNAPSHOT, Site, site
 
 __all__ = ["site"]
@@ -178,16 +183,61 @@ def test_a_damaged_original_is_not_copied(three: Site) -> None:
     assert not (three.root / "shared" / "on-mount-promoted" / SNAPSHOT).exists()
 
 
-def test_a_copy_that_was_interrupted_is_gone_on_with(three: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray_anystorage import promotion
-
+@pytest.mark.parametrize("to", ["shared", "artifact"])
+def test_a_copy_that_was_interrupted_can_be_made_again_or_pruned(
+    three: Site, monkeypatch: pytest.MonkeyPatch, to: Any
+) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(promotion, "commit", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            anystorage.promote("on-mount", to="shared")
-    assert list((three.root / "shared" / "on-mount-promoted").iterdir())
-    made = anystorage.promote("on-mount", to="shared")
+            anystorage.promote("on-mount", to=to)
+    root = str(three.root / "shared") if to == "shared" else f"s3://{three.bucket}/{FOLDER}"
+    (left,) = run_json("prune", f"{root}/on-mount-promoted", "--dry-run")["found"]
+    assert left["name"].startswith("checkpoint_2")
+    made = anystorage.promote("on-mount", to=to)
     assert files_of(anystorage.Checkpoint(made.uri)) == files_of(anystorage.best_checkpoint("on-mount"))
+
+
+def test_a_run_that_has_begun_and_saved_nothing_yet_is_not_written_into(three: Site) -> None:
+    home = three.in_bucket("fresh")
+    Owner(home.store, "0123456789abcdef", "a controller of somebody's").take()
+    with pytest.raises(errors.NameTakenError, match="belongs to a run that has begun"):
+        anystorage.promote("on-mount", to="artifact", name="fresh")
+
+
+def test_a_run_that_begins_meanwhile_keeps_its_state(three: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = PosixStore(str(three.root / "shared" / "on-mount-promoted"))
+
+    def begun_meanwhile(*arguments: Any, **options: Any) -> Any:
+        Owner(mount, "0123456789abcdef", "a controller of somebody's").take()
+        return audit(*arguments, **options)
+
+    monkeypatch.setattr(promotion, "audit", begun_meanwhile)
+    with pytest.raises(errors.RunTakenOverError, match="a controller of somebody's"):
+        anystorage.promote("on-mount", to="shared")
+    assert not (three.root / "shared" / "on-mount-promoted" / SNAPSHOT).exists()
+
+
+def test_one_checkpoint_that_is_torn_or_gone_keeps_nobody_from_the_others(site: Site) -> None:
+    home = site.on_mount()
+    for name in ("checkpoint_1", "checkpoint_2", "checkpoint_3"):
+        home.save(name)
+    home.snapshot("checkpoint_1", "checkpoint_2", "checkpoint_3", "checkpoint_4")
+    (site.cluster / "run" / "checkpoint_3" / ".anystorage" / "commit.json").write_text("{")
+    (entry,) = run_json("runs", "run", "--metric", "n")["runs"]
+    assert [kept["state"] for kept in entry["checkpoints"]] == ["committed", "committed", "damaged", "gone"]
+    assert files_of(anystorage.best_checkpoint("run")) == home.saved["checkpoint_2"]
+    assert anystorage.best_checkpoint("run", "n").path.endswith("/checkpoint_2")
+
+
+def test_metrics_are_numbers_of_whatever_kind_and_place() -> None:
+    metrics = {"a": np.float32(0.5), "b": {"c": np.int64(3)}, "d": float("nan"), "e": True, "f": "1", "g": np.arange(3)}
+    kept = Kept("checkpoint_1", 0, "committed", spilled=False, metrics=metrics)
+    assert {name: kept.number(name) for name in ("a", "b/c", "d", "e", "f", "g", "x", "b/x")} == {
+        "a": 0.5, "b/c": 3.0, "d": None, "e": None, "f": None, "g": None, "x": None, "b/x": None,
+    }  # fmt: skip
+    plain = json.loads(json.dumps(promotion._plain(metrics)))
+    assert (plain["a"], plain["b"], plain["g"]) == (0.5, {"c": 3.0}, "[0 1 2]")
