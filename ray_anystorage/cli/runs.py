@@ -84,16 +84,12 @@ def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: boo
 
 
 def _kept_dict(kept: Kept) -> dict[str, Any]:
-    said = kept.metrics.items()
-    numbers = {
-        name: kept.number(name) for name, value in said if isinstance(value, Real) and not isinstance(value, bool)
-    }
     return {
         "checkpoint": kept.name,
         "size": kept.size,
         "state": kept.state,
         "spilled": kept.spilled,
-        "metrics": numbers,  # null: not finite
+        "metrics": {name: kept.number(name) for name in _numbers(kept)},  # null: not finite
     }
 
 
