@@ -25,9 +25,13 @@ from click.testing import CliRunner
 from ray import cloudpickle
 
 import ray_anystorage as anystorage
+from ray_anystorage.checkpoint.read import commit
+from ray_anystorage.checkpoint.save import Part, save
+from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.cli.main import main
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.tune.checkpoint import adopt
+from ray_anystorage.tune.experiment_home import carried_home
 from ray_anystorage.tune.held import HeldSave
 from ray_anystorage.tune.housekeeping import Housekeeping
 from ray_anystorage.tune.install import make_context
@@ -557,6 +561,42 @@ def test_what_trials_keep_and_schedulers_hold_is_known_from_the_first_trial_on(
     del held, save, nothing
     gc.collect()
     assert storage.syncer.kept() == {"trial/kept"}
+
+
+def test_at_its_end_an_experiment_deletes_what_its_state_at_home_does_not_name(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what lay there before, and nothing where the last state did not come home: that one may name it."""
+    site.enter(monkeypatch)
+    config = anystorage.tune_run_config("ends", tier="cluster")
+    storage = make_context(config.storage_path, "ends", storage_filesystem=config.storage_filesystem)
+    store = carried_home(config.storage_filesystem).open(config.storage_filesystem)
+
+    def saved(number: int) -> str:
+        source, name = site.root / str(number), f"trial/checkpoint_{number:06d}"
+        source.mkdir()
+        (source / "data").write_text(name)
+        save(store, scan(str(source)), Part(name, "a1", 0, 1))
+        commit(store, name, "a1")
+        return f"{config.storage_path}/ends/{name}"
+
+    def left() -> set[str]:
+        return {path.name[-1] for path in (site.mount / "ends" / "trial").iterdir()}
+
+    saved(0)
+    latest = SimpleNamespace(checkpoint=SimpleNamespace(path=saved(1)))
+    manager = SimpleNamespace(best_checkpoint_results=[], latest_checkpoint_result=latest)
+    run_metadata = SimpleNamespace(checkpoint_manager=manager)
+    trials = [SimpleNamespace(storage=storage, relative_logdir="trial", run_metadata=run_metadata)]
+    housekeeping = Housekeeping()
+    housekeeping.on_step_begin(0, [])
+    housekeeping.on_step_begin(1, trials)
+    saved(2)
+    housekeeping.on_experiment_end(trials)
+    assert left() == {"0", "1", "2"}
+    storage.syncer.named_at_home = frozenset({"trial/checkpoint_000001"})
+    housekeeping.on_experiment_end(trials)
+    assert left() == {"0", "1"}
 
 
 def test_a_decorated_class_can_be_derived_from_and_travels_without_its_credentials() -> None:
