@@ -1,4 +1,4 @@
-"""What obstore speaks of GCS's XML API, in memory: there is no server of it to install."""
+"""What obstore and pyarrow speak of GCS's APIs, in memory: no server that speaks both can be installed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from tests.harness.bad_endpoints import HOST, running, s3_error
+from tests.harness.tiny_gcs_json import JsonApi, speaks_json
 
 _PAGE = 1000
 _PART = re.compile(rb"<PartNumber>(\d+)</PartNumber>")
@@ -110,6 +111,7 @@ def missing(code: str) -> Answer:
 def tiny_gcs() -> Iterator[TinyGcs]:
     """A store that takes every token, and has every bucket."""
     store = TinyGcs()
+    api = JsonApi(store.objects)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -121,6 +123,12 @@ def tiny_gcs() -> Iterator[TinyGcs]:
             query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             copied = unquote(self.headers.get("x-goog-copy-source", "")).lstrip("/")
+            if speaks_json(url.path.lstrip("/")):
+                with store.lock:
+                    raw = url.path.lstrip("/")
+                    answer = api.answer(self.command, raw, query, body, self.headers, store.endpoint)
+                self.give(*answer)
+                return
             with store.lock:
                 asked = "list" if "list-type" in query else "copy" if copied else self.command.lower()
                 store.seen.append(asked)
