@@ -106,6 +106,7 @@ def site(s3_server: S3Server, bucket: str, tmp_path: Path) -> dict[str, str]:
         "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/org/artifacts",
         "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "HOME": str(tmp_path),
         "AWS_ACCESS_KEY_ID": s3_server.access_key,
         "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,

@@ -41,6 +41,7 @@ def keys_for(s3_server: S3Server, endpoint: str, home: Path) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
         "RAY_ANYSTORAGE_ENDPOINT": endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
+        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
         "HOME": str(home),
     }
