@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from numbers import Real
 from typing import Any, Literal
 
@@ -208,17 +209,27 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
 
 
 def _kept(home: Store, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Kept, ...]:
-    sizes = patiently(lambda: dict(home.list("")))
+    below = _by_checkpoint(patiently(lambda: dict(home.list(""))), metrics)
 
     def look(name: str) -> Kept:
-        below = {key.removeprefix(f"{name}/"): size for key, size in sizes.items() if key.startswith(f"{name}/")}
-        own = {key.removeprefix(f"{FOLDER}/") for key in below if key.startswith(f"{FOLDER}/")}
+        files = below[name]
+        own = {path.removeprefix(f"{FOLDER}/") for path in files if path.startswith(f"{FOLDER}/")}
         state, record = _state(home, name, own)
-        data = sum(size for key, size in below.items() if not key.startswith(f"{FOLDER}/"))
+        data = sum(size for path, size in files.items() if not path.startswith(f"{FOLDER}/"))
         size = record.size if record is not None else data
-        return Kept(name, size, state if below else "gone", POINTER in below, metrics[name])
+        return Kept(name, size, state if files else "gone", POINTER in files, metrics[name])
 
     return tuple(side_by_side(look, list(metrics)))
+
+
+def _by_checkpoint(sizes: Mapping[str, int], names: Collection[str]) -> dict[str, dict[str, int]]:
+    """The bytes of the files of each of the checkpoints, whose names may have slashes, by their paths in it."""
+    below: dict[str, dict[str, int]] = {name: {} for name in names}
+    for key, size in sizes.items():
+        for folder in accumulate(key.split("/")[:-1], "{}/{}".format):
+            if folder in below:
+                below[folder][key.removeprefix(f"{folder}/")] = size
+    return below
 
 
 def _state(home: Store, name: str, own: Collection[str]) -> tuple[State, Record | None]:

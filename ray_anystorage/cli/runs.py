@@ -163,7 +163,8 @@ def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
             *(_value(kept.number(title)) + (" (best)" if kept is best else "") for title in names),
         )
     out.print(table if entry.checkpoints else "It keeps no checkpoint.")
-    out.print(f"Saved {_age(entry.saved)} ago. Checkpoints: {len(entry.checkpoints)}, {format_size(entry.size)}.")
+    when = f"Saved {_age(entry.saved)} ago. " if entry.saved is not None else ""
+    out.print(f"{when}Checkpoints: {len(entry.checkpoints)}, {format_size(entry.size)}.")
 
 
 def _common_metrics(checkpoints: Sequence[Kept]) -> list[str]:
