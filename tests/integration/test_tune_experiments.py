@@ -202,7 +202,7 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
     assert (answer.exit_code, totals["ok"], totals["bad"]) == (0, 3, 0), answer.output
     answer = CliRunner().invoke(main, ["prune", "search", "--dry-run", "--json"])
     assert (answer.exit_code, json.loads(answer.stdout)["found"]) == (0, []), answer.output
-    answer = CliRunner().invoke(main, ["runs", "--metric", "score", "--json"])
+    answer = CliRunner().invoke(main, ["runs", "search", "--metric", "score", "--json"])
     (entry,) = json.loads(answer.stdout)["runs"]
     assert (answer.exit_code, entry["name"], entry["kind"], entry["kept"], entry["spilled"]) == (
         0,
