@@ -21,7 +21,7 @@ def key_lister(address: BucketAddress, grant: Grant, *, timeout: float) -> Calla
     Parameters
     ----------
     timeout
-        Seconds, for each listing.
+        Seconds, for each listing; before the first of S3, as many for finding the credentials.
 
     Returns
     -------
@@ -40,18 +40,19 @@ def _s3_lister(address: BucketAddress, grant: Grant, timeout: float) -> Callable
     from ray_anystorage.transfer.failures import S3_FAILURES, Attempt, explain_s3
     from ray_anystorage.transfer.s3_client import s3_client
 
-    # Within the first listing's time, since finding the credentials may take as long as a request.
+    # In a time of its own: on a busy machine it takes seconds of the processor, and the store is not to blame for that.
     client = cache(lambda: s3_client(address, grant, connect_timeout=timeout / 4, read_timeout=timeout / 4))
 
     def list_below(prefix: str) -> list[str]:
         def page() -> dict[str, Any]:
-            found: dict[str, Any] = client().list_objects_v2(
+            found: dict[str, Any] = made.list_objects_v2(
                 Bucket=address.bucket, Prefix=prefix, Delimiter="/", MaxKeys=_ENOUGH
             )
             return found
 
         attempt = Attempt(address, grant, "list", f"s3://{address.bucket}/{prefix}")
         try:
+            made = bounded(client, timeout, what=f"find credentials for {attempt.target}")
             answer = bounded(page, timeout, what=f"list {attempt.target}")
         except S3_FAILURES as error:
             # Without the cause: what a credential process printed may be in it.
