@@ -134,6 +134,45 @@ def test_it_is_on_one_address_alone(agent: Agent, address: AgentAddress) -> None
             talk(address.port, b"GET / HTTP/1.1\r\n\r\n", str(other))
 
 
+OTHER_USER = """
+import http.client, sys
+port, path, token_file = sys.argv[1:]
+try:
+    open(token_file).read()
+except PermissionError:
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    print(answer.status, len(answer.read()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
+def test_another_user_of_the_host_reads_no_token_and_gets_nothing_without_one(
+    agent: Agent, address: AgentAddress
+) -> None:
+    agent.take(lease())
+    token_file = address.variables("aws")["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]
+    assert Path(token_file).read_text() == TOKEN
+    system_python = "/usr/bin/python3"  # one that another user may run
+    if not os.access(system_python, os.X_OK):
+        pytest.skip(f"there is no {system_python}, and this one may lie where another user does not come")
+    done = subprocess.run(
+        [system_python, "-I", "-c", OTHER_USER, str(address.port), address.path, token_file],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code, _, size = done.stdout.partition(" ")
+    assert code in ("401", "403", "404"), done.stdout + done.stderr
+    assert KEYS["SecretAccessKey"] not in done.stdout
+    assert int(size) < 50
+
+
 @pytest.mark.parametrize("given", [None, -5.0])
 def test_without_a_lease_that_holds_it_says_why(given: float | None, agent: Agent, address: AgentAddress) -> None:
     if given is not None:
