@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -139,8 +139,9 @@ def list_runs(
     def look(run: Run) -> Entry:
         kind: Kind = "train"
         try:
-            kind = kind_of(run)
-            return describe(run, metrics=metrics)
+            files = _own_files(run)
+            kind = _kind(files)
+            return _described(run, files, metrics=metrics)
         except Exception as error:  # noqa: BLE001 - what was pickled may raise anything, and ends no list of others
             said = str(error) if isinstance(error, AnyStorageError | OSError) else repr(error)
             return Entry(run, kind, problem=(said.splitlines() or [repr(error)])[0])
@@ -148,25 +149,30 @@ def list_runs(
     return tuple(side_by_side(look, runs)), notes
 
 
-def describe(run: Run, *, metrics: bool = True) -> Entry:
-    """Look into one run.
+def describe(run: Run) -> Entry:
+    """Look into one run, with the metrics of its checkpoints.
 
     Raises
     ------
     RunMissingError, SnapshotDamagedError, StorageError
         It cannot be read.
     """
-    kind, home = kind_of(run), run.open_home()
+    return _described(run, _own_files(run), metrics=True)
+
+
+def _described(run: Run, files: Sequence[pyarrow.fs.FileInfo], *, metrics: bool) -> Entry:
+    kind, home = _kind(files), run.open_home()
     if kind == "train":
         reported = reported_metrics(home)
     else:
         reported = metrics_of_trials(run) if metrics else {name: {} for name in sorted(recorded(home))}
-    return Entry(run, kind, _saved(run), _kept(home, reported))
+    saved = max((info.mtime for info in files if is_state(info.base_name) and info.mtime), default=None)
+    return Entry(run, kind, saved, _kept(home, reported))
 
 
-def kind_of(run: Run) -> Kind:
-    """Whether Ray Train or Ray Tune keeps its state; raises ``StorageError`` where the home cannot be read."""
-    names = {info.base_name for info in _own_files(run)}
+def _kind(files: Sequence[pyarrow.fs.FileInfo]) -> Kind:
+    """Whether Ray Train or Ray Tune keeps the state of a run with these files in its home."""
+    names = {info.base_name for info in files}
     return "tune" if TUNER_STATE in names or has_state(names) else "train"
 
 
@@ -245,10 +251,6 @@ def _state(home: Store, name: str, own: Collection[str]) -> tuple[State, Record 
     if record is None:
         return ("gone" if RECORD in own else "never committed" if own else "not verifiable"), None
     return ("not verifiable" if record.external else "committed"), record
-
-
-def _saved(run: Run) -> datetime | None:
-    return max((info.mtime for info in _own_files(run) if is_state(info.base_name) and info.mtime), default=None)
 
 
 def _own_files(run: Run) -> list[pyarrow.fs.FileInfo]:

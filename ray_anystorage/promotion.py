@@ -33,12 +33,10 @@ from ray_anystorage.errors import (
     TierUnavailableError,
 )
 from ray_anystorage.policy.request import check_name
-from ray_anystorage.resolve import survey
-from ray_anystorage.runs import Run, artifact_folder
-from ray_anystorage.settings import Settings, read_settings
+from ray_anystorage.runs import Run, artifact_folder, surveyed
+from ray_anystorage.settings import read_settings
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray_anystorage.train.snapshot import state_of
-from ray_anystorage.transfer.open_store import MountRecipe
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.units import format_size
 
@@ -94,8 +92,7 @@ def target_run(
     roots: dict[Tier, str | None] = {"artifact": artifact_storage}
     settings = read_settings(roots=roots)
     artifact, obstacle = artifact_folder(settings, credentials)
-    mode = artifact.mode if artifact and not callable(credentials) else credentials
-    found = survey(check_name(name), credentials=mode, roots=roots)
+    found = surveyed(check_name(name), artifact, credentials, roots)
     if found.obstacle is not None:
         raise found.obstacle
     if taken := next(iter(found.environment.homes), None):
@@ -106,7 +103,7 @@ def target_run(
     if to == "artifact" and artifact is not None:
         recipe = artifact.child(name)
         return Run(name, recipe.uri, to, recipe, None), None
-    return _on_mount(place, name, settings), place.space.free_bytes if place.space else None
+    return Run.on_mount(os.path.join(place.root, name), to, settings), place.space.free_bytes if place.space else None
 
 
 def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | None = None) -> Promoted:
@@ -140,7 +137,8 @@ def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | N
     try:
         with _held(home, target) as owner:
             _compare(kept.name, contents, _copy(opened, home, checkpoint))
-            finding = audit(target.origin(checkpoint).opened(home).sources, checkpoint, _folder(target, checkpoint))
+            made = target.origin(checkpoint).opened(home)
+            finding = audit(made.sources, checkpoint, made.folder)
             if not finding.good:
                 raise CheckpointCorruptedError(f"the copy of checkpoint {kept.name} is not good: {finding.reason}")
             owner.check()
@@ -181,15 +179,6 @@ def _compare(name: str, contents: Contents, copied: Contents) -> None:
             raise CheckpointCorruptedError(f"the copy of {file.path} of checkpoint {name} is not what was saved")
     if there:
         raise CheckpointCorruptedError(f"the copy of checkpoint {name} has a file more: {min(there)}")
-
-
-def _on_mount(place: Place, name: str, settings: Settings) -> Run:
-    home = os.path.join(place.root, name)
-    return Run(name, home, place.tier, MountRecipe(home), None, settings.call_timeout)
-
-
-def _folder(target: Run, checkpoint: str) -> str | None:
-    return os.path.join(target.home.root, checkpoint) if isinstance(target.home, MountRecipe) else None
 
 
 def _reason(place: Place | None, obstacle: str | None) -> str:

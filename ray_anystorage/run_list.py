@@ -14,10 +14,9 @@ from ray_anystorage.discovery.probe import bounded
 from ray_anystorage.environment import Place, Tier
 from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.policy.request import SPILLED
-from ray_anystorage.resolve import survey
-from ray_anystorage.runs import Run, artifact_folder, with_spill
+from ray_anystorage.runs import Run, artifact_folder, surveyed, with_spill
 from ray_anystorage.settings import Settings, read_settings
-from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
+from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 
 
@@ -41,11 +40,10 @@ def find_all(
     roots: Mapping[Tier, str | None] = {"artifact": artifact_storage}
     settings = read_settings(roots=roots)
     artifact, obstacle = artifact_folder(settings, credentials)
-    mode = artifact.mode if artifact and not callable(credentials) else credentials
     runs: list[Run] = []
     notes = [] if obstacle is None else [f"artifact storage was not looked at: {obstacle}"]
     seen: set[tuple[int, int]] = set()
-    for place in survey(None, credentials=mode, roots=roots).environment.places:
+    for place in surveyed(None, artifact, credentials, roots).environment.places:
         if place.bucket is not None or place.state == "absent":
             continue
         try:
@@ -85,8 +83,7 @@ def _on_mount(place: Place, settings: Settings, seen: set[tuple[int, int]]) -> l
         return [name for name in folders if _holds_state(os.path.join(place.root, name))]
 
     names = bounded(look, settings.call_timeout, what=f"look for runs in {place.root}")
-    homes = {name: os.path.join(place.root, name) for name in names}
-    return [Run(name, home, place.tier, MountRecipe(home), None, settings.call_timeout) for name, home in homes.items()]
+    return [Run.on_mount(os.path.join(place.root, name), place.tier, settings) for name in names]
 
 
 def _holds_state(folder: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,11 @@ class Run:
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     obstacle: str | None = None
     former: tuple[BucketRecipe, ...] = ()
+
+    @classmethod
+    def on_mount(cls, path: str, tier: Tier, settings: Settings) -> Run:
+        """The run whose home is this folder, which has its name; nothing is known of what it spilled."""
+        return cls(os.path.basename(path), path, tier, MountRecipe(path), None, settings.call_timeout)
 
     @property
     def filesystem(self) -> HomeRecipe | FileSystemRecipe:
@@ -125,8 +130,7 @@ def find_run(run: str, *, credentials: Credentials | None = None, artifact_stora
     else:
         if "/" in run:
             raise RequestError(f"run {run!r}: expected a name, an absolute path, or the URI of a run home")
-        mode = artifact.mode if artifact and not callable(credentials) else credentials
-        found = _named(check_name(run), settings, survey(run, credentials=mode, roots=roots))
+        found = _named(check_name(run), settings, surveyed(run, artifact, credentials, roots))
     return with_spill(found, artifact, obstacle)
 
 
@@ -139,6 +143,14 @@ def artifact_folder(settings: Settings, credentials: Credentials | None) -> tupl
         return bucket_recipe(location.root, credentials=credentials, what=location.source, settings=settings), None
     except CredentialsError as error:
         return None, error.message.splitlines()[0]
+
+
+def surveyed(
+    name: str | None, artifact: BucketRecipe | None, credentials: Credentials | None, roots: Mapping[Tier, str | None]
+) -> Survey:
+    """Look at every tier, at the bucket in the mode that :func:`artifact_folder` opened it in; raises as ``survey``."""
+    mode = artifact.mode if artifact and not callable(credentials) else credentials
+    return survey(name, credentials=mode, roots=roots)
 
 
 def _named(name: str, settings: Settings, found: Survey) -> Run:
@@ -154,7 +166,7 @@ def _named(name: str, settings: Settings, found: Survey) -> Run:
         )
     home = homes[0]
     if home.tier != "artifact":
-        return Run(name, home.path, home.tier, MountRecipe(home.path), None, settings.call_timeout)
+        return Run.on_mount(home.path, home.tier, settings)
     place, grant = found.environment.place("artifact"), found.grant
     if place is None or place.bucket is None or grant is None:
         raise AssertionError("a home in a bucket was found without a bucket")
@@ -182,7 +194,7 @@ def _remark(other: RunHome | None) -> str:
 def _at_path(path: str, settings: Settings) -> Run:
     inside = [loc for loc in settings.locations if loc.tier != "artifact" and path.startswith(f"{loc.root}/")]
     tier = max(inside, key=lambda location: len(location.root)).tier if inside else "local"
-    return _checked(Run(os.path.basename(path), path, tier, MountRecipe(path), None, settings.call_timeout))
+    return _checked(Run.on_mount(path, tier, settings))
 
 
 def _at_uri(uri: str, credentials: Credentials | None) -> Run:
