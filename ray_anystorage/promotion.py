@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -17,7 +15,7 @@ from ray_anystorage.catalog import Kept
 from ray_anystorage.checkpoint.audit import audit
 from ray_anystorage.checkpoint.contents import Contents
 from ray_anystorage.checkpoint.opened import Opened
-from ray_anystorage.checkpoint.ownership import Owner, owner_of
+from ray_anystorage.checkpoint.ownership import holding, owner_of
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
@@ -135,7 +133,8 @@ def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | N
     state = json.dumps(state_of({checkpoint: _plain(kept.metrics)}, reports=_REPORT)).encode()
     home = target.open_home()
     try:
-        with _held(home, target) as owner:
+        _refuse_begun(home, target)
+        with holding(home, _WHO) as owner:
             _compare(kept.name, contents, _copy(opened, home, checkpoint))
             made = target.origin(checkpoint).opened(home)
             finding = audit(made.sources, checkpoint, made.folder)
@@ -150,18 +149,11 @@ def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | N
     return Promoted(target, checkpoint, f"{source.uri}/{kept.name}", contents.size)
 
 
-@contextlib.contextmanager
-def _held(home: Store, target: Run) -> Iterator[Owner]:
-    """Be the one that writes to the new home; what an earlier copy left there is gone on with."""
+def _refuse_begun(home: Store, target: Run) -> None:
+    """Raise where a run has begun in the new home; what an earlier copy left there is gone on with."""
     holder = owner_of(home)
     if holder is not None and not holder.released and not holder.who.startswith(_WHO):
         raise NameTakenError(f"{target.uri} belongs to a run that has begun ({holder.who}): choose another name")
-    owner = Owner(home, secrets.token_hex(8), f"{_WHO}, process {os.getpid()} on {socket.gethostname()}")
-    owner.take()
-    try:
-        yield owner
-    finally:
-        owner.release()
 
 
 def _copy(opened: Opened, home: Store, checkpoint: str) -> Contents:

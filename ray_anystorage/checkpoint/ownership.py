@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import posixpath
 import secrets
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -223,3 +226,17 @@ def _parsed(home: Store, name: str, content: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ManifestError(f"{home.uri}/{FOLDER}/{name} is not what this package writes")
     return values
+
+
+@contextlib.contextmanager
+def holding(home: Store, what: str) -> Iterator[Owner]:
+    """Be the one that holds a run home, as ``what`` in this process, for the length of a ``with`` block.
+
+    A controller that starts meanwhile takes it over, which :meth:`Owner.check` tells.
+    """
+    owner = Owner(home, secrets.token_hex(8), f"{what}, process {os.getpid()} on {socket.gethostname()}")
+    owner.take()
+    try:
+        yield owner
+    finally:
+        owner.release()

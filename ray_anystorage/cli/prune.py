@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -102,7 +99,7 @@ def _look(name: str, credentials: str | None, *, not_running: bool) -> _Work:
 
 def _remove(work: _Work, chosen: Sequence[Orphan]) -> None:
     """Remove one after the other, as the one that holds the run: a controller that starts meanwhile takes it over."""
-    from ray_anystorage.checkpoint.ownership import Owner, owner_of
+    from ray_anystorage.checkpoint.ownership import holding, owner_of
     from ray_anystorage.checkpoint.retention import remove
     from ray_anystorage.cli.text import working
     from ray_anystorage.errors import RunInUseError, StorageError
@@ -110,10 +107,7 @@ def _remove(work: _Work, chosen: Sequence[Orphan]) -> None:
     home, spill = work.run.open_home(), work.run.open_spill()
     if owner_of(home) != work.holder:
         raise RunInUseError(f"a controller started the run at {work.run.uri} meanwhile; nothing was removed")
-    who = f"ray-anystorage prune, process {os.getpid()} on {socket.gethostname()}"
-    owner = Owner(home, secrets.token_hex(8), who)
-    owner.take()
-    try:
+    with holding(home, "ray-anystorage prune") as owner:
         for orphan in chosen:
             owner.check()
             with working(f"Removing {orphan.name}"):
@@ -123,8 +117,6 @@ def _remove(work: _Work, chosen: Sequence[Orphan]) -> None:
                     work.failed.append((orphan, str(error)))
                 else:
                     work.removed.append(orphan)
-    finally:
-        owner.release()
 
 
 def _show(work: _Work, *, unnamed: bool) -> None:
