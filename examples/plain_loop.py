@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 import ray_anystorage as anystorage
 
-EPOCHS = 150
+WORKERS, EPOCHS = 2, 150
 
 
 @ray.remote(num_cpus=0)
@@ -64,8 +64,8 @@ def train(config: dict) -> None:
 if __name__ == "__main__":
     trainer = DataParallelTrainer(
         train,
-        train_loop_config={"mean": Mean.remote(2)},
-        scaling_config=ray.train.ScalingConfig(num_workers=2),
+        train_loop_config={"mean": Mean.remote(WORKERS)},
+        scaling_config=ray.train.ScalingConfig(num_workers=WORKERS),
         # stock script: run_config=ray.train.RunConfig(name="digits-plain", storage_path="/mnt/cluster_storage"),
         run_config=anystorage.run_config("digits-plain", checkpoint_size="1MB"),
     )

@@ -79,7 +79,11 @@ def doctor(
         with feeding(env_vars):
             await_agents(env_vars, timeout)
             answers = ask_nodes(
-                grant=found.grant, credentials=environment.credentials, env_vars=env_vars, timeout=timeout
+                grant=found.grant,
+                credentials=environment.credentials,
+                no_credentials=environment.no_credentials,
+                env_vars=env_vars,
+                timeout=timeout,
             )
     return ClusterReport(answers, environment.credentials, environment.notes)
 

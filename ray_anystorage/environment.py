@@ -186,7 +186,9 @@ class Environment:
     secret_names
         Names of variables whose values travel beside them (``credentials="env"`` only); the values are not here.
     credentials
-        One phrase: mode and source, redacted.
+        One phrase: mode and source, redacted; or why there are none.
+    no_credentials
+        The same at length, where there are none.
     bucket_obstacle
         Why no run can use the artifact store as things are (no credentials, no answer), or ``None``.
     notes
@@ -201,6 +203,7 @@ class Environment:
     env_vars: tuple[tuple[str, str], ...] = ()
     secret_names: tuple[str, ...] = ()
     credentials: str = "none needed"
+    no_credentials: Problem | None = None
     bucket_obstacle: str | None = None
     notes: tuple[str, ...] = field(default=())
 

@@ -17,9 +17,10 @@ from ray_anystorage.credentials.grant import Credentials, Grant
 from ray_anystorage.diagnosis.bucket import check_bucket, first_problem
 from ray_anystorage.discovery.discover import discover
 from ray_anystorage.discovery.homes import can_be_searched, find_bucket_home, find_mount_homes
-from ray_anystorage.environment import BucketAddress, Environment, RunHome, Tier
+from ray_anystorage.environment import BucketAddress, Environment, Problem, RunHome, Tier
 from ray_anystorage.errors import (
     AnyStorageError,
+    BucketCredentialsError,
     CredentialsError,
     NoStorageError,
     StorageError,
@@ -108,14 +109,7 @@ def survey(
     try:
         grant = choose(mode, artifact.bucket, environ)
     except CredentialsError as error:
-        reason = error.message.splitlines()[0]
-        environment = replace(
-            environment,
-            credentials=f"none: {reason}",
-            bucket_obstacle=reason,
-            notes=(*environment.notes, *_not_searched(name, reason)),
-        )
-        return Survey(environment, settings, name, None, error)
+        return Survey(_without_credentials(name, environment, error, artifact.bucket), settings, name, None, error)
     return _with_bucket(name, environment, settings, grant, artifact.bucket)
 
 
@@ -138,6 +132,21 @@ def _with_bucket(
         return Survey(replace(environment, bucket_obstacle=error.reason, notes=notes), settings, name, grant, error)
     found: tuple[RunHome, ...] = (home,) if home else ()
     return Survey(replace(environment, homes=(*environment.homes, *found)), settings, name, grant)
+
+
+def _without_credentials(
+    name: str | None, environment: Environment, error: CredentialsError, address: BucketAddress
+) -> Environment:
+    said, _, remedy = error.message.partition("\n  what to do: ")
+    reason, *tried = (line.strip().replace("looked for: ", "looked for ") for line in said.splitlines())
+    problem = Problem(BucketCredentialsError, reason, "artifact", address.uri, "; ".join(tried) or reason, remedy)
+    return replace(
+        environment,
+        credentials=f"none: {reason}",
+        no_credentials=problem,
+        bucket_obstacle=reason,
+        notes=(*environment.notes, *_not_searched(name, reason)),
+    )
 
 
 def _not_searched(name: str | None, reason: str) -> tuple[str, ...]:
@@ -204,8 +213,7 @@ def _check_plan(found: Survey, plan: StoragePlan, *, forced: bool) -> None:
         raise found.obstacle
     if found.grant is not None:
         limit = _scaled(_CHECK_TIMEOUT, found.settings)
-        problem = first_problem(check_bucket(plan.bucket, found.grant, timeout=limit, step=limit))
-        if problem is not None:
+        if problem := first_problem(check_bucket(plan.bucket, found.grant, timeout=limit, step=limit)):
             raise problem.error()
 
 

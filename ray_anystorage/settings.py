@@ -173,7 +173,8 @@ def _absolute(tier: Tier, root: str, said_by: str) -> str:
     if tier == "artifact":
         if "://" not in root:
             raise RequestError(
-                f"{said_by}={root!r} is not the URI of a bucket folder: expected s3://bucket/folder or gs://bucket/folder"
+                f"{said_by}={root!r} is not the URI of a bucket folder: expected s3://bucket/folder, "
+                "gs://bucket/folder or abfss://container@account.dfs.core.windows.net/folder"
             )
         return root.rstrip("/")
     if not root.startswith("/"):

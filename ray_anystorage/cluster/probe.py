@@ -19,6 +19,7 @@ from ray_anystorage._version import __version__
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer, Reading
 from ray_anystorage.diagnosis.nodes import NodeName
+from ray_anystorage.environment import Problem
 from ray_anystorage.errors import ClusterNotReachedError
 from ray_anystorage.settings import process_environment
 
@@ -50,7 +51,8 @@ def connected() -> Iterator[None]:
         raise ClusterNotReachedError(
             f"no Ray cluster can be reached from here: {said}\n"
             "  what to do: run this on a node of the cluster, or set RAY_ADDRESS to the address of its head "
-            "(host:6379); 'ray status' tells whether that works. Without --cluster this node alone is looked at."
+            "(host:6379); 'ray status' tells whether that works. Where Ray's log says Unauthenticated, the cluster "
+            "wants its token: set RAY_AUTH_MODE=token. Without --cluster this node alone is looked at."
         ) from error
     try:
         yield
@@ -71,14 +73,19 @@ def _knock() -> None:
 
 
 def ask_nodes(
-    *, grant: Grant | None, credentials: str, env_vars: Mapping[str, str], timeout: float
+    *,
+    grant: Grant | None,
+    credentials: str,
+    no_credentials: Problem | None,
+    env_vars: Mapping[str, str],
+    timeout: float,
 ) -> tuple[NodeAnswer, ...]:
     """Have every alive node look at all tiers, and find out which of them see the same mounts.
 
     Parameters
     ----------
-    grant, credentials
-        For the bucket, and the same in a phrase; the grant's secrets stay here.
+    grant, credentials, no_credentials
+        For the bucket, the same in a phrase, and what is wrong where there is none; the grant's secrets stay here.
     env_vars
         What the nodes' processes get, as those of a run would.
     timeout
@@ -95,7 +102,13 @@ def ask_nodes(
         if node["Alive"]
     )
     carried = (grant.mode, grant.source, grant.env_vars) if grant is not None else None
-    order = {"token": secrets.token_hex(8), "nodes": len(nodes), "grant": carried, "credentials": credentials}
+    order = {
+        "token": secrets.token_hex(8),
+        "nodes": len(nodes),
+        "grant": carried,
+        "credentials": credentials,
+        "no_credentials": pickle.dumps(no_credentials),  # a node without this package has to be told so
+    }
     asking = _Asking(order, dict(env_vars))
     answers: dict[NodeName, NodeAnswer] = {}
     try:

@@ -159,6 +159,8 @@ class Agent:
                     break
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # a caller that left, was too slow or sent no request: there is nobody to tell
+        except asyncio.CancelledError:
+            pass  # the agent ends; raised on, Python before 3.12 prints it for each caller that is still connected
         finally:
             self._callers -= 1
             writer.close()

@@ -54,7 +54,7 @@ _SET = {
 }
 _NOTHING_TO_NAME = 'say credentials="broker", which serves secrets: of Azure\'s there is nothing that could be named'
 _SET_SECRETS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that holds keys",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
     "abfss": "set AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_CONNECTION_STRING",
 }
@@ -264,7 +264,7 @@ def _nothing(mode: str, address: BucketAddress, sources: tuple[Source, ...], loo
             "an identity of their own"
         )
     found = "; ".join(source.description for source in sources if source.usable)
-    remedy = _SET_SECRETS[address.scheme] if mode == "env" else _SET[address.scheme]
+    remedy = _SET[address.scheme] if mode == "reference" else _SET_SECRETS[address.scheme]
     if (mode, address.scheme) == ("reference", "abfss"):
         remedy = _NOTHING_TO_NAME
     raise CredentialsNotFoundError(

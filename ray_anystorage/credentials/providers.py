@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
@@ -140,7 +141,9 @@ class Callback:
         try:
             answer = self._function()
         except Exception as error:  # its words may hold a secret, so they are left to the traceback
-            raise CredentialsError(f"{self.description} raised {type(error).__name__}") from error
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.filename}, line {frame.lineno}"
+            raise CredentialsError(f"{self.description} raised {type(error).__name__} at {where}") from error
         if not isinstance(answer, Mapping):
             self._refuse(f"returned a {type(answer).__name__}")
         if "type" in answer:

@@ -17,8 +17,7 @@ from ray_anystorage.diagnosis.check import Check, Finding, run_check
 from ray_anystorage.diagnosis.report import Report, TierReport
 from ray_anystorage.discovery.mounts import problem_of
 from ray_anystorage.discovery.probe import PROBE_PREFIX
-from ray_anystorage.environment import BucketAddress, Environment, Place, Problem
-from ray_anystorage.errors import BucketCredentialsError, BucketError
+from ray_anystorage.environment import Environment, Place, Problem
 from ray_anystorage.units import format_size
 
 _BUCKET_TIMEOUT = 30.0  # seconds; one step has eight at most
@@ -77,16 +76,9 @@ def _examine(place: Place, environment: Environment, grant: Grant | None) -> tup
     if place.bucket is None:
         return measure_mount(place)
     if grant is None:
-        remedy = "Give credentials by one of the sources that are named, or set RAY_ANYSTORAGE_CREDENTIALS."
-        return (_untried(place.bucket, BucketCredentialsError, environment.credentials, remedy),)
+        problem = environment.no_credentials
+        return (Check("credentials", False, 0.0, environment.credentials, problem),)
     return check_bucket(place.bucket, grant, timeout=_BUCKET_TIMEOUT, full=True)
-
-
-def _untried(
-    address: BucketAddress, error_type: type[BucketError | BucketCredentialsError], reason: str, remedy: str
-) -> Check:
-    problem = Problem(error_type, reason, "artifact", address.uri, "nothing: there is no way to begin", remedy)
-    return Check("credentials", False, 0.0, reason, problem)
 
 
 def _explain(place: Place, error: OSError, tried: str) -> Problem:

@@ -33,7 +33,8 @@ def examine(order: dict[str, Any]) -> bytes:
     ----------
     order
         ``token`` of the whole examination, ``node`` (this one's id), ``nodes`` (their number), ``grant`` (mode, source
-        and harmless variables of the bucket's, or ``None``) and ``credentials`` (the same in a phrase).
+        and harmless variables of the bucket's, or ``None``), ``credentials`` (the same in a phrase) and
+        ``no_credentials`` (pickled, the problem where there is no grant).
 
     Returns
     -------
@@ -41,7 +42,13 @@ def examine(order: dict[str, Any]) -> bytes:
         The pickled :class:`ray_anystorage.diagnosis.report.Report`: only the same version can make sense of it.
     """
     found = discover(nodes=order["nodes"])
-    environment = Environment(found.places, found.nodes, threshold=found.threshold, credentials=order["credentials"])
+    environment = Environment(
+        found.places,
+        found.nodes,
+        threshold=found.threshold,
+        credentials=order["credentials"],
+        no_credentials=pickle.loads(order["no_credentials"]),  # noqa: S301 - of our own driver
+    )
     usable = {place.tier for place in found.places if place.usable}
     folders = {tier: folder for tier, folder in _folders(order).items() if tier in usable}
     _on_mounts(folders, lambda folder, over: _leave_word(folder, order["node"], over))

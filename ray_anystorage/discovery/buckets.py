@@ -169,7 +169,10 @@ def _endpoint(endpoint: str | None, what: str) -> str | None:
     if parts.username is not None or parts.password is not None:
         raise RequestError(f"{what}: the endpoint's URL holds credentials, which would be printed: take them out")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError(f"{what}: endpoint {endpoint!r} is not a URL: expected http(s)://host[:port]")
+        raise RequestError(
+            f"{what}: endpoint {endpoint!r} is not a URL: expected http(s)://host[:port] (it comes from the "
+            "URI itself, RAY_ANYSTORAGE_ENDPOINT, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL)"
+        )
     return endpoint.rstrip("/")
 
 

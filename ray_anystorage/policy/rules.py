@@ -148,10 +148,18 @@ def _preferences(environment: Environment, request: Request) -> list[tuple[Tier,
     if too_large(environment, request):
         return [("artifact", size_reason(environment, request)), ("local", local)]
     order: list[tuple[Tier, str]] = [(own, own_reason(environment, request))]
-    order.append(("artifact", f"{own} storage cannot serve, and the bucket is seen by everyone who should."))
-    order += [(tier, f"{own} storage cannot serve and there is no bucket; {tier} storage is the next wider place.")
+    fails = _cannot_serve(environment, own)
+    order.append(("artifact", f"{fails}, and the bucket is seen by everyone who should."))
+    order += [(tier, f"{fails} and there is no bucket; {tier} storage is the next wider place.")
               for tier in _WIDER[own]]  # fmt: skip
     return [*order, ("local", local)]
+
+
+def _cannot_serve(environment: Environment, tier: Tier) -> str:
+    """That a tier cannot, and what is wrong with its place where there is one: the run's own line has to say it."""
+    place = environment.place(tier)
+    broken = f" ({place.root}: {place.problem.reason.rstrip('.')})" if place and place.problem else ""
+    return f"{tier} storage cannot serve{broken}"
 
 
 def _objection(environment: Environment, request: Request, place: Place | None, tier: Tier) -> str | None:

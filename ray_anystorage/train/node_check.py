@@ -92,7 +92,7 @@ def unseen(needs: Needs) -> Problem:
 
 def _check_home(needs: Needs, node: str) -> Problem | None:
     home, recipe = needs.recipe.home, needs.recipe
-    tried = f"read the controller's word in {home.uri}/{FOLDER}, write a file beside it"
+    tried = f"read the file in {home.uri}/{FOLDER} by which the controller holds the run, write one beside it"
 
     def look(over: threading.Event) -> Problem | None:
         store = home.open()
@@ -136,7 +136,7 @@ def _elsewhere(needs: Needs) -> Problem:
         reason=f"does not see the run home that the controller made{here}",
         tier=recipe.tier,
         place=recipe.home.uri,
-        tried=f"looked for the controller's word in {FOLDER} there",
+        tried=f"looked for the file in {FOLDER} there by which the controller holds it",
         remedy=visibility_remedy(recipe),
     )
 

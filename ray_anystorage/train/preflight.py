@@ -78,7 +78,8 @@ def check_nodes(storage: AnyStorageContext, workers: Iterable[Any]) -> None:
         raise preflight_error(storage.recipe.name, failures, [node for node in by_node if node not in failures])
     for death in died.values():
         raise death
-    logger.debug("preflight: %s in %.2f s", counted(len(by_node)), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    logger.info("run %r: checked on %s in %.1f s", storage.recipe.name, counted(len(by_node)), seconds)
 
 
 def _weigh(storage: AnyStorageContext, found: Findings, workers: list[Any]) -> Verdict:

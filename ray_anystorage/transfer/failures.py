@@ -131,7 +131,8 @@ def explain_s3(error: Exception, attempt: Attempt) -> Problem:
 
 def _explain_answer(error: boto.ClientError, attempt: Attempt) -> Problem:
     code = str(error.response.get("Error", {}).get("Code", ""))
-    said = f"the store answers {code}: {error.response.get('Error', {}).get('Message', 'no message')}"
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    said = f"the store answers {code or status}: {error.response.get('Error', {}).get('Message') or 'no message'}"
     source = attempt.grant.source
     session = attempt.session or "AWS_SESSION_TOKEN" in attempt.grant.secrets.names
     if code in _EXPIRED or (session and code in ("InvalidAccessKeyId", "InvalidClientTokenId")):
@@ -157,6 +158,9 @@ def _explain_answer(error: boto.ClientError, attempt: Attempt) -> Problem:
         return attempt.problem(errors.BucketError, said, "Set this node's clock: it is too far from the store's.")
     if code == "KeyTooLongError":
         remedy = "Shorten the file's path, or the run's folder: the two together may have 1,024 bytes in a bucket."
+        return attempt.problem(errors.BucketError, said, remedy)
+    if status == 404 and not code.isalpha() and attempt.address.endpoint:  # S3 gives its reason a name
+        remedy = "Check the endpoint's host, port and path: what answers there does not look like S3."
         return attempt.problem(errors.BucketError, said, remedy)
     return attempt.problem(errors.BucketError, said, "Look the code up in the store's documentation; ask its owner.")
 
@@ -192,6 +196,11 @@ def expired(said: str, attempt: Attempt) -> Problem:
 def no_credentials(said: str, attempt: Attempt) -> Problem:
     """The grant's source gives nothing."""
     remedy = f"Repair the source ({attempt.grant.source}), or choose another with RAY_ANYSTORAGE_CREDENTIALS."
+    if attempt.grant.mode == "reference":
+        remedy = (
+            f"Repair the source ({attempt.grant.source}), which this node must have as the driver has it; or say "
+            'credentials="broker", which serves what the driver has.'
+        )
     return attempt.problem(errors.BucketCredentialsError, f"no credentials can be had: {said}", remedy)
 
 
@@ -203,7 +212,8 @@ def no_answer(attempt: Attempt) -> Problem:
 
 def not_reachable(said: str, attempt: Attempt) -> Problem:
     """Nothing listens, or the name does not resolve."""
-    remedy = "Check the endpoint's host name and port (RAY_ANYSTORAGE_ENDPOINT), and that the store is running."
+    names = "RAY_ANYSTORAGE_ENDPOINT" + (" or AWS_ENDPOINT_URL" if attempt.address.scheme == "s3" else "")
+    remedy = f"Check the endpoint's host name and port ({names}), and that the store is running."
     return attempt.problem(errors.EndpointRefusedError, f"no connection to the endpoint: {said}", remedy)
 
 

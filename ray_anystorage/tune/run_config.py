@@ -8,11 +8,13 @@ from dataclasses import fields
 from typing import Any
 
 from ray.tune import RunConfig
+from ray.util.client import ray as client
 
 from ray_anystorage.cluster.broker import feed_from_now_on
 from ray_anystorage.credentials.agent_address import address_in
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
+from ray_anystorage.errors import RequestError
 from ray_anystorage.policy import Request
 from ray_anystorage.recipe import check_ray_arguments, storage_recipe
 from ray_anystorage.resolve import resolve
@@ -46,6 +48,7 @@ def build_tune_run_config(
     resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots)
     recipe = storage_recipe(resolved, copies_folders=True)
     if resolved.plan.secret_names:
+        _refuse_keys_in_a_client()
         apply_to_process(resolved.worker_env_vars())
     served = _serve_trials(resolved.worker_env_vars())
     filesystem = open_experiment(recipe, [*resolved.plan.secret_names, *served])
@@ -66,6 +69,16 @@ def build_tune_run_config(
         callbacks=callbacks,
         **ray_arguments,
     )
+
+
+def _refuse_keys_in_a_client() -> None:
+    """Tune reads them where it drives the experiment, and with Ray Client that is a process on the head node."""
+    if client.is_connected():
+        raise RequestError(
+            'credentials="env": the keys are in this process, and Ray Client has Tune run in another, on the head '
+            'node, which does not have them\n  what to do: say credentials="auto", which serves them there, or submit '
+            "this as a job"
+        )
 
 
 def _serve_trials(env_vars: Mapping[str, str]) -> tuple[str, ...]:

@@ -26,7 +26,9 @@ from ray_anystorage.tune.hooks import BackgroundSyncer, download
 
 logger = logging.getLogger("ray.tune.anystorage")
 
-_SETTLED_AFTER = 1.0  # seconds that a file is left alone before its time tells whether it changed
+# Seconds that a file is left alone before its time tells whether it changed: over a tick of the kernel's clock, or,
+# where a time on a whole second may be all that the file system keeps, over the two seconds of the coarsest.
+_SETTLED_AFTER, _COARSELY_SETTLED_AFTER = 0.05, 2.1
 _TRIES = 5  # of files that change while they are sent
 _Seen = tuple[int, int, int]  # inode, bytes and time of a file
 
@@ -159,7 +161,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
     def _remember(self, seen: Mapping[str, _Seen]) -> None:
         """Not what was written just now: another write within a tick of the file system's clock would look alike."""
         now = time.time_ns()
-        self._sent |= {path: look for path, look in seen.items() if now - look[2] > _SETTLED_AFTER * 1e9}
+        self._sent |= {path: look for path, look in seen.items() if _is_settled(look[2], now)}
 
     def _delete(self, home: ExperimentHome, names: Collection[str]) -> None:
         side_by_side(lambda name: delete_quietly(home, self._filesystem, name), list(names))
@@ -174,6 +176,11 @@ def delete_quietly(home: ExperimentHome, filesystem: Any, name: str) -> None:
         home.delete(filesystem, name)
     except (AnyStorageError, OSError) as error:
         logger.warning("checkpoint %s was not deleted, or in part: %s", name, error)
+
+
+def _is_settled(written: int, now: int) -> bool:
+    """Whether a file's time, in nanoseconds, lies so far back that a later write has another."""
+    return now - written > (_SETTLED_AFTER if written % 1_000_000_000 else _COARSELY_SETTLED_AFTER) * 1e9
 
 
 def _files(root: str) -> Iterator[str]:

@@ -163,6 +163,12 @@ def test_another_answer_keeps_the_store_s_own_words() -> None:
         fails(address, keys(KEY, SECRET), errors.BucketError, "list", "InternalError", "We encountered")
 
 
+def test_an_endpoint_that_is_no_store() -> None:
+    with answering(404, "<html>not here</html>", {"Content-Type": "text/html"}) as endpoint:
+        address = BucketAddress("s3", "bucket", "runs", "us-east-1", endpoint)
+        fails(address, keys(KEY, SECRET), errors.BucketError, "list", "does not look like S3")
+
+
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_endpoint_refused(refused_endpoint: str, scheme: str) -> None:
     address = BucketAddress(scheme, "bucket", "runs", "us-east-1", refused_endpoint)
@@ -215,7 +221,7 @@ def test_a_reference_that_leads_nowhere(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     address = at(s3_server, bucket)
-    error = fails(address, reference(**variables), errors.BucketCredentialsError, "credentials", "Repair the source")
+    error = fails(address, reference(**variables), errors.BucketCredentialsError, "credentials", 'credentials="broker"')
     assert isinstance(error, errors.CredentialsNotFoundError)
 
 

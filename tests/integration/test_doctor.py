@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ray_anystorage as anystorage
 from ray_anystorage import errors
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.credentials.redact import Secrets
@@ -20,6 +21,7 @@ from ray_anystorage.discovery.mounts import look_at_mount
 from ray_anystorage.environment import Environment, Location, Place
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.mounts import fuse, read_only, tmpfs
+from tests.harness.ray_cluster import leave_clean
 
 MOUNT_STEPS = ["latency", "small files", "write", "read"]
 BUCKET_STEPS = [
@@ -111,17 +113,6 @@ def test_nothing_that_serves(s3_server: S3Server, bucket: str) -> None:
     assert (report.ok, report.exit_code) == (False, 2)
 
 
-def test_a_bucket_without_credentials_says_why(s3_server: S3Server, bucket: str) -> None:
-    found = surroundings(None, s3_server, bucket)
-    environment = Environment(found.places, credentials="none: no source of credentials was found")
-    report = doctor(environment, None)
-    problem = of(report, "artifact").problem
-    assert report.exit_code == 2
-    assert problem is not None
-    assert problem.error_type is errors.BucketCredentialsError
-    assert "no source of credentials was found" in str(problem.error())
-
-
 def test_a_mount_that_discovery_found_broken_is_not_tried(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with read_only(tmp_path / "source", tmp_path / "mount") as mount:
@@ -179,9 +170,23 @@ def test_a_mount_that_hangs_or_dies_after_discovery(s3_server: S3Server, tmp_pat
         assert check.problem.error_type is errors.MountDeadError
 
 
-@pytest.mark.parametrize("uri", ["abfss://container@account.dfs.core.windows.net/team", "s3://bucket/team"])
-def test_a_bucket_without_credentials_cannot_be_tried_and_says_so(uri: str) -> None:
-    found = discover(environ={"RAY_ANYSTORAGE_ARTIFACT_STORAGE": uri})
-    report = doctor(Environment(tuple(place for place in found.places if place.tier == "artifact")), None)
-    assert report.exit_code == 2
-    assert "there is no way to begin" in str(of(report, "artifact").problem)
+@pytest.mark.parametrize(
+    ("uri", "looked_for", "remedy"),
+    [
+        ("abfss://container@account.dfs.core.windows.net/team", "AZURE_", "set AZURE_STORAGE_SAS_TOKEN"),
+        ("s3://bucket/team", "AWS_WEB_IDENTITY_TOKEN_FILE", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_bucket_without_credentials_cannot_be_tried_and_says_what_would_help(
+    uri: str, looked_for: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_clean(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    report = anystorage.doctor(artifact_storage=uri)
+    assert isinstance(report, Report)
+    assert report.exit_code == 1
+    (check,) = next(tier.checks for tier in report.tiers if tier.place.tier == "artifact")
+    assert check.problem is not None
+    assert looked_for in check.problem.tried
+    assert check.problem.remedy.startswith(remedy)
+    assert pickle.loads(pickle.dumps(report)) == report

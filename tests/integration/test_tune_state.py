@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,13 @@ def test_what_changed_is_sent_and_the_state_comes_last(ground: Ground, sent: lis
     assert sent == []
 
 
-def test_a_file_that_was_written_just_now_is_sent_again(ground: Ground, sent: list[list[str]]) -> None:
-    """Two writes within a tick of the file system's clock, of equal size, look alike."""
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_file_that_was_written_just_now_is_sent_again(ground: Ground, coarse: bool) -> None:
+    """Two writes within a tick of the file system's clock, which may be of seconds, of equal size, look alike."""
     ground.write(STATE, "one", age=0)
+    if coarse:
+        second = int(time.time()) - 1
+        os.utime(ground.staging / STATE, (second, second))
     ground.bring()
     inode, written = (ground.staging / STATE).stat().st_ino, (ground.staging / STATE).stat().st_mtime_ns
     (ground.staging / STATE).write_text("two")

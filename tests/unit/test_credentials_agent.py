@@ -261,6 +261,19 @@ def test_nothing_is_logged(agent: Agent, address: AgentAddress, caplog: pytest.L
     assert caplog.text == ""
 
 
+def test_it_ends_without_a_word_about_who_is_still_connected(
+    address: AgentAddress, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = Agent(address, TOKEN)
+    served.start(lease())
+    with socket.create_connection(("127.0.0.1", address.port), timeout=5) as kept:
+        kept.sendall(request(address, f"Authorization: {TOKEN}"))
+        assert status(kept.recv(65536)) == 200
+        served.close()
+        assert kept.recv(1) == b""
+    assert caplog.text == ""
+
+
 # --- the folder -------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,7 @@ def test_what_a_callable_raises_is_its_cause_and_not_quoted() -> None:
     with pytest.raises(CredentialsError, match="broken raised RuntimeError") as caught:
         Callback(broken).lease()
     assert SECRET not in str(caught.value)
+    assert f"{__file__}, line " in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
@@ -314,7 +315,8 @@ def test_a_source_that_fails_is_asked_again_and_what_there_is_goes_on(caplog: py
     assert len(fails) == 3
     (warning, *_) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "could not be renewed: the callable" in warning
-    assert "raised ConnectionError; they hold for another" in warning
+    assert "raised ConnectionError at " in warning
+    assert "; they hold for another" in warning
     assert "secret-0" not in caplog.text
 
 

@@ -100,6 +100,12 @@ def test_free_hosted_storage_is_mentioned_when_passed() -> None:
     assert not any("100 GB" in note for note in decide(EVERYTHING, Request("r", 50 * GB, 1)).notes)
 
 
+def test_why_the_audience_s_own_storage_was_passed_over_is_in_the_reason() -> None:
+    plan = decide(environment(failed("user"), place("artifact")), Request(None, 1 * GB, 2, "user"))
+    assert plan.tier == "artifact"
+    assert f"user storage cannot serve ({ROOTS['user']}: is read-only), and the bucket" in plan.explain()
+
+
 def test_a_forced_tier_wins_or_fails_with_the_reason() -> None:
     assert decide(EVERYTHING, Request("r", 60 * GB, tier="user")).tier == "user"
     with pytest.raises(errors.TierUnavailableError, match="RAY_ANYSTORAGE_SHARED_STORAGE"):
