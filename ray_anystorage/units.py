@@ -1,11 +1,11 @@
-"""Sizes in bytes, read from and shown to people; sentences that join."""
+"""Sizes in bytes and times in seconds, read from and shown to people; sentences that join."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from ray_anystorage.errors import InvalidSizeError
+from ray_anystorage.errors import InvalidSizeError, RequestError
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
@@ -60,6 +60,49 @@ def format_size(size: int) -> str:
     digits = 2 if value < 10 else 1 if value < 100 else 0
     text = f"{float(value):.{digits}f}"
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+
+
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365.25 * 86400.0}
+_TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|[smhdwy])", re.IGNORECASE | re.ASCII)
+
+
+def parse_seconds(value: float | str, *, what: str) -> float:
+    """Turn a time into seconds.
+
+    Parameters
+    ----------
+    value
+        Seconds, or numbers with units in any order: ``"90s"``, ``"1h30m"``, ``"25ms"``, ``"5y"`` (of 365.25 days).
+    what
+        The argument's name, for the error.
+
+    Raises
+    ------
+    RequestError
+        It is not finite, negative, or has no or an unknown unit.
+    """
+    expected = 'a number of seconds above 0, or one with units ("90s", "1h30m", "25ms", "30d", "5y")'
+    if isinstance(value, str):
+        text, seconds, at = value.strip(), 0.0, 0
+        while match := _TIME.match(text, at):
+            seconds, at = seconds + float(match[1]) * _SECONDS[match[2].lower()], match.end()
+        if at == len(text) and seconds > 0:
+            return seconds
+        try:
+            value = float(text)
+        except ValueError:
+            raise RequestError(f"{what}={text!r} is not a time: expected {expected}") from None
+    if not 0 < value < float("inf"):
+        raise RequestError(f"{what}={value!r} is not a time: expected {expected}")
+    return float(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """Show a time with about three digits, in the unit that suits it."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= (2 if unit != "s" else 1) * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
 
 
 def sentence(text: str) -> str:

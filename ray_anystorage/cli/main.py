@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ray_anystorage._version import __version__
+from ray_anystorage.cli.bench import bench
 from ray_anystorage.cli.demo import demo
 from ray_anystorage.cli.doctor import doctor
 from ray_anystorage.cli.plan import plan
@@ -26,4 +27,5 @@ main.add_command(runs)
 main.add_command(verify)
 main.add_command(promote)
 main.add_command(prune)
+main.add_command(bench)
 main.add_command(demo)

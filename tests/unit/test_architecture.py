@@ -28,7 +28,7 @@ LAYERS = (
     {"catalog", "promotion"},
     {"api", "checkup", "experiments", "job", "stored"},
     {"__init__"},
-    {"demo"},
+    {"bench", "demo"},
     {"cli"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
