@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ray_anystorage.transfer.files import part_bytes
+
 S3_WRITES, S3_READS = 3_500.0, 5_500.0  # requests per second and prefix
 _STEPS = 4  # small requests of a save, one after the other: its mark, a look around, the manifest, the record
 _MOST_PARTS = 10_000
@@ -75,8 +77,6 @@ class Job:
         Of one node.
     interval
         Seconds between two.
-    part
-        Bytes of a part of a large file.
     staged
         Whether saving copies to the local disk first (``anystorage.report`` across file systems), where a rename would
         not do.
@@ -91,7 +91,6 @@ class Job:
     checkpoint: int
     files: int = 8
     interval: float = 1800.0
-    part: int = 16 << 20
     staged: bool = False
     shared: bool = False
     mtbf: float | None = None
@@ -227,8 +226,7 @@ def lost_share(interval: float, stall: float, failures: float, again: float) -> 
 def _parts(size: float, job: Job) -> tuple[int, int]:
     """Parts of one node, and how many of its files have several."""
     each = size / job.files
-    part = max(job.part, math.ceil(each / _MOST_PARTS))
-    parts = max(1, math.ceil(each / part))
+    parts = max(1, math.ceil(each / part_bytes(math.ceil(each), _MOST_PARTS)))
     return job.files * parts, job.files if parts > 1 else 0
 
 
