@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import clients
+from benchmarks.clients import plain
 from benchmarks.far_store import Counts
 from benchmarks.measure import Run, RunFailedError
 from benchmarks.shapes import Place, Shape, checksums, write_files
@@ -64,8 +65,7 @@ class Runner:
         """Measure; the source is there only as long as saves need it, to halve the memory that a restore takes."""
         write_files(self._source, self._shape)
         self._sums = checksums(self._source)
-        lines = (f"{size} {name}\n" for name, (size, _) in sorted(self._sums.items()))
-        self._goal.with_suffix(".files").write_text("".join(lines))
+        plain.describe(self._source, self._goal)
         if clients.OURS in self._names:
             from benchmarks.clients import anystorage
 

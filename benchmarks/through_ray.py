@@ -27,6 +27,7 @@ from rich.console import Console
 
 from benchmarks import clients, machine, plot, shapes, table
 from benchmarks.cell import Cell, Contestant, WrongBytesError
+from benchmarks.clients import plain
 from benchmarks.far_store import HOST
 from benchmarks.figures import Figures, figures
 from benchmarks.measure import Run, RunFailedError, anonymous_memory, answer
@@ -80,8 +81,7 @@ class Match:
     def cells(self) -> Iterator[Cell]:
         """Save, restore with an empty cache, restore with a warm one."""
         write_files(self._source, self._shape)
-        sizes = (f"{size} {name}\n" for name, (size, _) in sorted(checksums(self._source).items()))
-        (self._stage.work / "goal.files").write_text("".join(sizes))
+        plain.describe(self._source, self._stage.work / "goal")
         try:
             with self._stage.place(self._place) as target, contextlib.ExitStack() as stack:
                 target = replace(target, connections=_CONNECTIONS[self._place.name])

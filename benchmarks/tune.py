@@ -27,6 +27,7 @@ from benchmarks.through_ray import ray_node
 _RESULTS = Path(__file__).parent / "results"
 _NAMES = [place.name for place in shapes.PLACES]
 _REPORTS = 3
+_COUNTED = ("requests", "bytes_up", "bytes_down")
 _LONGEST = 1800.0  # seconds
 
 
@@ -56,6 +57,34 @@ def run(stage: Stage, place: shapes.Place, client: str, trials: int, address: st
         return answer
 
 
+def summary(place: shapes.Place, trials: int, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The figures of one place; requests and bytes per trial where a proxy counted them."""
+    seconds = {client: [one["seconds"] for one in each] for client, each in runs.items()}
+    per_trial = {
+        client: {name: asdict(spread([one[name] / trials for one in each])) for name in _COUNTED if name in each[0]}
+        for client, each in runs.items()
+    }
+    return {
+        "place": place.name,
+        "trials": trials,
+        "seconds": {client: asdict(spread(values)) for client, values in seconds.items()},
+        "per_trial": per_trial,
+        "times_as_fast_as_stock": asdict(ratio(seconds[clients.STOCK], seconds[clients.OURS])),
+        "runs": runs,
+    }
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """A line for each client, and what one is to the other."""
+    for client, seconds in figures["seconds"].items():
+        counted = (f"{value['median']:,.1f} {name}" for name, value in figures["per_trial"][client].items())
+        console.print(f"{figures['place']}: {client} {seconds['median']:.1f} s; per trial {', '.join(counted) or '-'}")
+    faster = figures["times_as_fast_as_stock"]
+    console.print(
+        f"{figures['place']}: {faster['mean']:.2f} times as fast as stock [{faster['low']}, {faster['high']}]"
+    )
+
+
 @click.command(help=__doc__)
 @click.option("--trials", default=200, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
@@ -76,19 +105,9 @@ def main(trials: int, rounds: int, places: tuple[str, ...], results: Path) -> No
                     runs[client].append(run(stage, place, client, trials, address))
                     console.print(f"{place.name}: {client} {runs[client][-1]}")
                 stage.reclaim()
-            seconds = {client: [one["seconds"] for one in each] for client, each in runs.items()}
-            faster = ratio(seconds[clients.STOCK], seconds[clients.OURS])
-            report["tune"].append(
-                {
-                    "place": place.name,
-                    "trials": trials,
-                    "seconds": {client: asdict(spread(values)) for client, values in seconds.items()},
-                    "times_as_fast_as_stock": asdict(faster),
-                    "runs": runs,
-                }
-            )
+            report["tune"].append(summary(place, trials, runs))
             path.write_text(json.dumps(report, indent=1))
-            console.print(f"{place.name}: {faster}")
+            show(report["tune"][-1], console)
     console.print(f"figures: {path}")
 
 

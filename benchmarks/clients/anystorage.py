@@ -23,7 +23,7 @@ class Client:
 
     def __init__(self, target: Target) -> None:
         self.DURABLE = not target.is_bucket
-        self._store: Store = _bucket(target) if target.is_bucket else PosixStore(target.root)
+        self._store: Store = bucket_store(target) if target.is_bucket else PosixStore(target.root)
 
     def save(self, directory: str, prefix: str) -> None:
         files = [Outgoing(path, f"{prefix}/{name}", size) for path, name, size in files_below(directory)]
@@ -44,6 +44,7 @@ def describe(source: Path, goal: Path) -> None:
     goal.with_suffix(_DIGESTS).write_text(json.dumps(described))
 
 
-def _bucket(target: Target) -> S3Store:
+def bucket_store(target: Target) -> S3Store:
+    """The engine's store for a target's whole bucket."""
     address = BucketAddress("s3", target.bucket, "", region=target.region, endpoint=target.endpoint)
     return S3Store(address, Grant("ambient", "environment", "the benchmark's server", ()))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from benchmarks.plain_http import Connection, Signer
 from benchmarks.target import MiB, Target, files_below, ranges
 
+_LISTING = ".files"
 _MIN_PART, _MAX_PART = 5 * MiB, 16 * MiB  # S3 takes no smaller part but the last
 
 
@@ -52,7 +53,7 @@ class _Bucket:
 
     def restore(self, prefix: str, directory: str) -> None:
         # The names and sizes are taken from the manifest that the benchmark leaves beside it: listing is not moving.
-        sizes = [line.split(" ", 1) for line in Path(directory).with_suffix(".files").read_text().splitlines()]
+        sizes = [line.split(" ", 1) for line in Path(directory).with_suffix(_LISTING).read_text().splitlines()]
         part = self._part(sum(int(size) for size, _ in sizes))
         jobs = [
             (f"{prefix}/{name}", offset, length, int(size) <= part)
@@ -139,3 +140,9 @@ class Client:
 
     def __new__(cls, target: Target) -> _Bucket | _Directory:  # type: ignore[misc]
         return _Bucket(target) if target.is_bucket else _Directory(target)
+
+
+def describe(source: Path, goal: Path) -> None:
+    """Leave names and sizes of the files below ``source`` where a restore to ``goal`` finds them."""
+    lines = sorted(f"{size} {name}\n" for _, name, size in files_below(str(source)))
+    goal.with_suffix(_LISTING).write_text("".join(lines))
