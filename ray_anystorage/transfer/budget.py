@@ -68,7 +68,8 @@ class Budget:
         self.requests, self.memory_bytes = requests, memory_bytes
         self.retries = 0
         self._pace = Pace(first_requests, requests)
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._slots, self._buffers = threading.Condition(self._lock), threading.Condition(self._lock)
         self._running = 0
         self._silent_until = 0.0
         self._started = self._cut_at = 0  # requests ever started, and how many had been at the last cut
@@ -97,10 +98,10 @@ class Budget:
     @contextlib.contextmanager
     def slot(self, cancel: Cancel) -> Iterator[None]:
         """Hold one request's place; a ``Transient`` that leaves the block tells whether the store throttled."""
-        with self._condition:
+        with self._slots:
             while self._running >= int(self._pace.limit):
                 cancel.check()
-                self._condition.wait(_TICK)
+                self._slots.wait(_TICK)
             cancel.check()
             self._running += 1
             self._started += 1
@@ -116,10 +117,10 @@ class Budget:
     @contextlib.contextmanager
     def buffer(self, size: int, cancel: Cancel) -> Iterator[bytearray]:
         """Borrow ``size`` bytes, not cleared; waits while the memory is lent out."""
-        with self._condition:
+        with self._buffers:
             while self._borrowed_bytes and self._borrowed_bytes + size > self.memory_bytes:
                 cancel.check()
-                self._condition.wait(_TICK)
+                self._buffers.wait(_TICK)
             self._borrowed_bytes += size
             found = next((i for i in reversed(range(len(self._free))) if len(self._free[i]) == size), None)
             taken = self._free.pop(found) if found is not None else None
@@ -129,32 +130,30 @@ class Budget:
         try:
             yield buffer
         finally:
-            with self._condition:
+            with self._buffers:
                 self._borrowed_bytes -= size
                 self._free.append(buffer)
-                self._condition.notify_all()
+                self._buffers.notify_all()
 
     def trim(self) -> None:
         """Give the memory of idle buffers back to the system."""
-        with self._condition:
+        with self._lock:
             self._free.clear()
 
     def moved(self, share: float) -> None:
         """So much of a request under way is done, between 0 and 1."""
-        with self._condition:
-            before = self._pace.limit
+        with self._lock:
             self._pace.moved(time.monotonic(), share)
-            if self._pace.limit > before:
-                self._condition.notify_all()
+            self._wake()
 
     def retried(self) -> None:
         """Count one failed attempt."""
-        with self._condition:
+        with self._lock:
             self.retries += 1
 
     def may_complain(self) -> bool:
         """True once a minute: where many requests fail side by side, one of them says so."""
-        with self._condition:
+        with self._lock:
             now = time.monotonic()
             may = now >= self._silent_until
             if may:
@@ -166,11 +165,17 @@ class Budget:
             del self._free[0]
 
     def _finish(self, number: int, *, success: bool, throttled: bool) -> None:
-        with self._condition:
+        with self._lock:
             self._running -= 1
             if success:
                 self._pace.succeeded(time.monotonic())
             elif throttled and number > self._cut_at:
                 self._pace.throttled()
                 self._cut_at = self._started
-            self._condition.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake as many as may begin, and no more: dozens that wake to wait again would take the processor from them."""
+        free = int(self._pace.limit) - self._running
+        if free > 0:
+            self._slots.notify(free)
