@@ -75,6 +75,8 @@ class Stage:
     def node_environment(self) -> dict[str, str]:
         """What a node of Ray needs to reach the server, and where its workers find the benchmarks."""
         ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}  # Ray listens on all interfaces
+        # Elsewhere the store has processors of its own; here it must not take those of workers that yield to all else.
+        ray |= {"RAY_worker_niceness": "0"}
         return {**self._environment, **ray, "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def site(self, target: Target) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ray_anystorage.checkpoint.manifest import (
 from ray_anystorage.checkpoint.marks import Mark, marks_in, read_mark
 from ray_anystorage.checkpoint.read import whole_manifests_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD
-from ray_anystorage.checkpoint.small_files import names_below, patiently, write
+from ray_anystorage.checkpoint.small_files import names_below, patiently, side_by_side, write
 from ray_anystorage.checkpoint.tree import SourceFile, Tree
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
@@ -61,7 +61,7 @@ class Begun:
     former: tuple[Manifest, ...]
 
 
-def begin(home: Store, part: Part, size: int = 0) -> Begun:
+def begin(home: Store, part: Part, size: int = 0, allowed: Callable[[], object] | None = None) -> Begun:
     """Mark the checkpoint as one that is being saved, so that what a crash leaves is known as garbage.
 
     A name that is used again then loses its record and the manifests of other attempts: from here on what it held is
@@ -71,6 +71,8 @@ def begin(home: Store, part: Part, size: int = 0) -> Begun:
     ----------
     size
         Bytes of the part, for the other ranks to know.
+    allowed
+        Raises where this rank may not save any more; then nothing but its mark is written.
 
     Raises
     ------
@@ -79,8 +81,7 @@ def begin(home: Store, part: Part, size: int = 0) -> Begun:
     """
     folder = f"{part.checkpoint}/{FOLDER}"
     mark = Mark(part.attempt, part.rank, part.report, size)
-    write(home, f"{folder}/{mark.name}", b"")
-    names = names_below(home, folder)  # after the mark: of two ranks that begin at once, one at least sees the other
+    names = _marked(home, folder, mark, allowed or _always)
     outdated = [name for name in names if manifest_attempt(name) not in (None, part.attempt)]
     # Each rank reads its own alone: all of them would be read once by each rank.
     own_outdated = {name: names[name] for name in outdated if manifest_rank(name) == part.rank}
@@ -93,6 +94,34 @@ def begin(home: Store, part: Part, size: int = 0) -> Begun:
     if earlier := [f"{folder}/{other.name}" for other in own if other.report <= part.report]:  # the last one says all
         patiently(lambda: home.delete(earlier))
     return Begun(sum(m.size for m in marks if m.rank != part.rank and m.report == part.report), former)
+
+
+def _marked(home: Store, folder: str, mark: Mark, allowed: Callable[[], object]) -> dict[str, int]:
+    """Write the mark; what else there is."""
+
+    found: dict[str, int] = {}
+
+    def write_mark() -> None:
+        write(home, f"{folder}/{mark.name}", b"")
+
+    def look() -> None:
+        found.update(names_below(home, folder))
+
+    steps: tuple[Callable[[], object], ...] = (allowed, write_mark, look)
+    if isinstance(home, PosixStore):
+        for step in steps:  # looking comes after the mark: of two ranks that begin at once, one at least sees the other
+            step()
+    else:  # in a bucket nobody asks what the others began, and each of these is a round trip
+        side_by_side(_do, steps)
+    return found
+
+
+def _do(step: Callable[[], object]) -> None:
+    step()
+
+
+def _always() -> None:
+    pass
 
 
 def store_data(

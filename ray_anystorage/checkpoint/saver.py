@@ -6,7 +6,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -103,11 +104,16 @@ class Saver:
     journal: Journal = field(default_factory=Journal)
     _last: str | None = None
 
-    def save(self, directory: str, part: Part) -> Manifest:
+    def save(self, directory: str, part: Part, allowed: Callable[[], object] | None = None) -> Manifest:
         """Save a directory as this rank's part of a checkpoint; all of it is durable when this returns.
 
         Tried again after a failure or a crash, it does not send again what was stored before. What did not change
         since the last one is copied where the store can.
+
+        Parameters
+        ----------
+        allowed
+            As :func:`ray_anystorage.checkpoint.save.begin` takes it.
 
         Raises
         ------
@@ -117,14 +123,17 @@ class Saver:
             No place took it.
         """
         tree = scan(directory)
-        begun = begin(self.home, part, tree.size)
+        begun = begin(self.home, part, tree.size, allowed)
         job = _Job(tree, part, begun.former)
         chosen = self._route(tree, begun.others)
-        with self.journal.writing():
-            manifest = self._tell(job, chosen, self._place(job, chosen))
+        with ThreadPoolExecutor(1) as beside, self.journal.writing():
+            placed = self._place(job, chosen)
+            # Beside the manifest's way to the store: an entry of the cache is read for a checkpoint that is committed.
+            kept = beside.submit(self._keep, job, placed.files)
+            manifest = self._tell(job, chosen, placed)
             self.journal.saved(part.checkpoint)
+        kept.result()
         self._last = part.checkpoint
-        self._keep(job, manifest)
         return manifest
 
     def _route(self, tree: Tree, others: int) -> Route:
@@ -253,18 +262,20 @@ class Saver:
         with mount_slots(self.writers.folder, home.root, most=self.writers.most, wanted=_WRITERS) as taken:
             yield taken
 
-    def _keep(self, job: _Job, manifest: Manifest) -> None:
+    def _keep(self, job: _Job, stored: Collection[Stored]) -> None:
         """Hard-link what was saved into the node's cache; a cache that fails is no reason to fail a save."""
         if self.cache is None:
             return
-        sources = {file.path: os.path.realpath(file.source) for file in data_of(job.tree)}
+        name = job.part.checkpoint
+        sources = {f"{name}/{file.path}": file for file in data_of(job.tree)}
         files = [
-            (sources[file.path], CachedFile(file.path, file.size, file.digest, file.chunks)) for file in manifest.files
+            (os.path.realpath(sources[s.key].source), CachedFile(sources[s.key].path, s.size, s.digest, s.chunks))
+            for s in stored
         ]
         try:
-            entry = self.cache.entry(self.run, job.part.checkpoint, job.part.attempt, job.part.report)
-            with self.cache.room(entry, manifest.size) as has_room:
+            entry = self.cache.entry(self.run, name, job.part.attempt, job.part.report)
+            with self.cache.room(entry, sum(s.size for s in stored)) as has_room:
                 if has_room:
                     entry.link(files)
         except OSError as error:
-            logger.warning("checkpoint %s is not kept on this node: %s", job.part.checkpoint, error)
+            logger.warning("checkpoint %s is not kept on this node: %s", name, error)

@@ -9,6 +9,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -143,10 +144,11 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
             self._check_validation_file()
         context = get_train_context()
         part = Part(name, self.attempt, context.get_world_rank(), context.get_world_size(), report_number(context))
-        if self.owner_token:  # or it would write over what a later controller or worker group keeps
-            Owner(self.home_store(), self.owner_token, f"rank {part.rank}").check(part.attempt)
+        owner = Owner(self.home_store(), self.owner_token, f"rank {part.rank}") if self.owner_token else None
+        # Or it would write over what a later controller or worker group keeps.
+        allowed = partial(owner.check, part.attempt) if owner is not None else None
         with directory_of(checkpoint) as directory:
-            manifest = self._own_saver(part.rank).save(directory, part)
+            manifest = self._own_saver(part.rank).save(directory, part, allowed)
         where = manifest.location or self.build_checkpoint_path_from_name(name)
         logger.info(f"checkpoint {name}: rank {part.rank} saved {format_size(manifest.size)} to {where}")
 

@@ -88,9 +88,9 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
         if isinstance(home.planned.filesystem, HomeRecipe):  # an unmounted mount is a directory, and takes it all
             self._check_validation_file()
         saver = self._own_saver()
-        home.held(self.storage_filesystem).check()  # or it would write over what a later driver keeps
+        held = home.held(self.storage_filesystem)
         with directory_of(checkpoint) as directory:
-            manifest = saver.save(directory, part)
+            manifest = saver.save(directory, part, held.check)  # or it would write over what a later driver keeps
         commit(saver.home, part.checkpoint, part.attempt, report=part.report)
         where = manifest.location or f"{home.store.uri}/{part.checkpoint}"
         logger.debug("checkpoint %s: saved %s to %s", part.checkpoint, format_size(manifest.size), where)
