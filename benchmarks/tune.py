@@ -28,33 +28,40 @@ _RESULTS = Path(__file__).parent / "results"
 _NAMES = [place.name for place in shapes.PLACES]
 _REPORTS = 3
 _COUNTED = ("requests", "bytes_up", "bytes_down")
-_LONGEST = 1800.0  # seconds
 
 
-def run(stage: Stage, place: shapes.Place, client: str, trials: int, address: str) -> dict[str, Any]:
-    """One experiment: its seconds, and the requests and bytes that it took."""
+def run(stage: Stage, place: shapes.Place, client: str, trials: int, address: str, longest: float) -> dict[str, Any]:
+    """One experiment: its seconds, and the requests and bytes that it took; ended after ``longest`` seconds."""
     with stage.place(place) as target:
         target, proxy = stage.counting(place, target)
         before = proxy.counts() if proxy else None
         order = {"client": client, "target": asdict(target), "trials": trials, "reports": _REPORTS, "ray": address}
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.tune_driver", json.dumps(order)],
-            env=stage.site(target),
-            capture_output=True,
-            text=True,
-            timeout=_LONGEST,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{client}: {done.stderr[-3000:]}")
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        if answer["errors"] or answer["trials"] != trials or not answer["opened"]:
-            raise RuntimeError(f"{client}: {answer}")
+        answer = _drive(order, stage.site(target), longest)
         if proxy and before:
             used = proxy.counts().since(before)
             answer |= {"requests": sum(used.requests.values()), "by_method": used.requests}
             answer |= {"bytes_up": used.bytes_up, "bytes_down": used.bytes_down}
         return answer
+
+
+def _drive(order: dict[str, Any], environment: dict[str, str], longest: float) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.tune_driver", json.dumps(order)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=longest,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"seconds": longest, "unfinished": True}
+    if done.returncode:
+        raise RuntimeError(f"{order['client']}: {done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if answer["errors"] or answer["trials"] != order["trials"] or not answer["opened"]:
+        raise RuntimeError(f"{order['client']}: {answer}")
+    return answer
 
 
 def summary(place: shapes.Place, trials: int, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -69,6 +76,7 @@ def summary(place: shapes.Place, trials: int, runs: dict[str, list[dict[str, Any
         "trials": trials,
         "seconds": {client: asdict(spread(values)) for client, values in seconds.items()},
         "per_trial": per_trial,
+        "unfinished": {client: sum(one.get("unfinished", False) for one in each) for client, each in runs.items()},
         "times_as_fast_as_stock": asdict(ratio(seconds[clients.STOCK], seconds[clients.OURS])),
         "runs": runs,
     }
@@ -78,7 +86,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
     """A line for each client, and what one is to the other."""
     for client, seconds in figures["seconds"].items():
         counted = (f"{value['median']:,.1f} {name}" for name, value in figures["per_trial"][client].items())
-        console.print(f"{figures['place']}: {client} {seconds['median']:.1f} s; per trial {', '.join(counted) or '-'}")
+        ended = f" ({figures['unfinished'][client]} did not end)" if figures["unfinished"][client] else ""
+        took = f"{seconds['median']:.1f} s{ended}"
+        console.print(f"{figures['place']}: {client} {took}; per trial {', '.join(counted) or '-'}")
     faster = figures["times_as_fast_as_stock"]
     console.print(
         f"{figures['place']}: {faster['mean']:.2f} times as fast as stock [{faster['low']}, {faster['high']}]"
@@ -88,9 +98,10 @@ def show(figures: dict[str, Any], console: Console) -> None:
 @click.command(help=__doc__)
 @click.option("--trials", default=200, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--longest", default=1800.0, show_default=True, help="Seconds after which an experiment is ended.")
 @click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
-def main(trials: int, rounds: int, places: tuple[str, ...], results: Path) -> None:
+def main(trials: int, rounds: int, longest: float, places: tuple[str, ...], results: Path) -> None:
     """See the module."""
     console, chance = Console(width=150), random.Random(3)  # noqa: S311 - the order of turns
     report: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(None)}
@@ -102,7 +113,7 @@ def main(trials: int, rounds: int, places: tuple[str, ...], results: Path) -> No
             runs: dict[str, list[dict[str, Any]]] = {clients.STOCK: [], clients.OURS: []}
             for _ in range(rounds):
                 for client in chance.sample(sorted(runs), len(runs)):
-                    runs[client].append(run(stage, place, client, trials, address))
+                    runs[client].append(run(stage, place, client, trials, address, longest))
                     console.print(f"{place.name}: {client} {runs[client][-1]}")
                 stage.reclaim()
             report["tune"].append(summary(place, trials, runs))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pyarrow.fs
 
-from ray_anystorage.checkpoint.audit import recorded
+from ray_anystorage.checkpoint.audit import recorded_in
 from ray_anystorage.checkpoint.manifest import FOLDER, POINTER
 from ray_anystorage.checkpoint.read import record_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD, Record
@@ -34,6 +34,7 @@ from ray_anystorage.tune.hooks import TUNER_STATE
 from ray_anystorage.tune.results import has_state
 from ray_anystorage.tune.results import reported_metrics as metrics_of_trials
 
+_NAMED = 5  # runs, in an error
 Mode = Literal["max", "min"]
 Kind = Literal["train", "tune"]
 State = Literal["committed", "not verifiable", "damaged", "never committed", "not readable", "gone"]
@@ -95,6 +96,9 @@ class Entry:
         When its state was last written; ``None`` where the store does not say.
     checkpoints
         Those that its state names, the latest last.
+    unnamed
+        Names of those that lie there as well: newer than the state, of an earlier experiment of the name, or of Train
+        runs inside the trials of this one.
     problem
         Why it could not be looked into, in a list; ``None`` where it could.
     """
@@ -103,12 +107,19 @@ class Entry:
     kind: Kind
     saved: datetime | None = None
     checkpoints: tuple[Kept, ...] = ()
+    unnamed: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
     def size(self) -> int:
         """Bytes of all its checkpoints."""
         return sum(kept.size for kept in self.checkpoints)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the finite numbers that its good checkpoints were reported with."""
+        good = (kept for kept in self.checkpoints if kept.good)
+        return tuple(sorted({name for kept in good for name in kept.metrics if kept.number(name) is not None}))
 
     def best(self, metric: str, mode: Mode) -> Kept | None:
         """The good checkpoint whose metric is best; ``None`` where none has a number of this name."""
@@ -162,12 +173,14 @@ def describe(run: Run) -> Entry:
 
 def _described(run: Run, files: Sequence[pyarrow.fs.FileInfo], *, metrics: bool) -> Entry:
     kind, home = _kind(files), run.open_home()
+    sizes = patiently(lambda: dict(home.list("")))
+    there = sorted(recorded_in(sizes))
     if kind == "train":
         reported = reported_metrics(home)
     else:
-        reported = metrics_of_trials(run) if metrics else {name: {} for name in sorted(recorded(home))}
+        reported = metrics_of_trials(run) if metrics else {name: {} for name in there}
     saved = max((info.mtime for info in files if is_state(info.base_name) and info.mtime), default=None)
-    return Entry(run, kind, saved, _kept(home, reported))
+    return Entry(run, kind, saved, _kept(home, sizes, reported), tuple(name for name in there if name not in reported))
 
 
 def _kind(files: Sequence[pyarrow.fs.FileInfo]) -> Kind:
@@ -176,7 +189,7 @@ def _kind(files: Sequence[pyarrow.fs.FileInfo]) -> Kind:
     return "tune" if TUNER_STATE in names or has_state(names) else "train"
 
 
-def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode) -> Kept:
+def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode | None) -> Kept:
     """The checkpoint that is meant: by its name, the best by a metric, or the latest good one of a Train run.
 
     Raises
@@ -187,8 +200,7 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
         It keeps no good checkpoint.
     """
     where = f"run {entry.run.name!r} at {entry.run.uri}"
-    if mode not in ("max", "min"):
-        raise RequestError(f"mode={mode!r}: expected 'max' or 'min'")
+    check_mode(metric, mode)
     if checkpoint is not None:
         if metric is not None:
             raise RequestError(f"checkpoint={checkpoint!r} and metric={metric!r}: expected one of them")
@@ -199,23 +211,45 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode)
         return named
     good = [kept for kept in entry.checkpoints if kept.good]
     if not entry.checkpoints:
-        inner = ". A Train run inside a trial is a run of its own: name its path" if entry.kind == "tune" else ""
-        raise CheckpointMissingError(f"{where} keeps no checkpoint{inner}")
+        raise CheckpointMissingError(f"{where} keeps no checkpoint{_inner_runs(entry)}")
     if not good:
         raise CheckpointMissingError(f"{where} keeps no good checkpoint; ray-anystorage verify says what is wrong")
-    if metric is not None:
+    if metric is not None and mode is not None:
         best = entry.best(metric, mode)
         if best is None:
-            known = ", ".join(sorted({name for kept in good for name in kept.metrics if kept.number(name) is not None}))
-            raise RequestError(f"no checkpoint of {where} has a number as metric {metric!r}; they have: {known or '-'}")
+            known = ", ".join(entry.metrics) or "-"
+            raise RequestError(f"no checkpoint of {where} has a number as metric {metric!r}; they have: {known}")
         return best
     if entry.kind == "tune":
         raise RequestError(f"{where} is a Tune experiment: say the metric to choose its best checkpoint by")
     return good[-1]
 
 
-def _kept(home: Store, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Kept, ...]:
-    below = _by_checkpoint(patiently(lambda: dict(home.list(""))), metrics)
+def check_mode(metric: str | None, mode: str | None) -> None:
+    """Refuse what leaves open which is best: of a loss it is the least, of an accuracy the most.
+
+    Raises
+    ------
+    RequestError
+        There is a metric and no mode, or another one than ``"max"`` and ``"min"``.
+    """
+    if mode not in ("max", "min", None):
+        raise RequestError(f"mode={mode!r}: expected 'max' or 'min'")
+    if metric is not None and mode is None:
+        raise RequestError(f"metric={metric!r}: say which is best, mode 'max' (an accuracy) or 'min' (a loss)")
+
+
+def _inner_runs(entry: Entry) -> str:
+    """The homes of Train runs inside the trials, which are where an experiment's own trials keep nothing."""
+    homes = sorted({name.rpartition("/")[0] for name in entry.unnamed if name.count("/") > 1})
+    if not homes:
+        return ""
+    some = ", ".join(f"{entry.run.uri}/{home}" for home in homes[:_NAMED])
+    return f". Train runs inside its trials do, each a run of its own, to be named by its path: {some}"
+
+
+def _kept(home: Store, sizes: Mapping[str, int], metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Kept, ...]:
+    below = _by_checkpoint(sizes, metrics)
 
     def look(name: str) -> Kept:
         files = below[name]

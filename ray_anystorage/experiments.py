@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
+from ray_anystorage.errors import RequestError
 from ray_anystorage.policy import Request
 from ray_anystorage.policy.request import Audience, num_to_keep_of
 
@@ -70,7 +71,11 @@ def tune_experiment(
         An argument cannot be meant.
     """
     from ray_anystorage.tune.experiment import Placing, TuneExperiment
+    from ray_anystorage.tune.run_config import check_said
 
+    if callable(name):
+        raise RequestError('it is used with brackets: @anystorage.tune_experiment("name"), or @…tune_experiment()')
+    check_said(credentials, ray_run_config_kwargs)
     request = Request.of(name, checkpoint_size, num_to_keep_of(ray_run_config_kwargs), audience, tier)
     placing = Placing(request, {"artifact": artifact_storage}, credentials, preflight, ray_run_config_kwargs)
     return lambda trainable: TuneExperiment(trainable, placing)

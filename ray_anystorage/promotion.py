@@ -56,12 +56,15 @@ class Promoted:
         The path or URI that it was copied from.
     size
         Bytes of data.
+    metrics
+        As they were reported with it.
     """
 
     run: Run
     checkpoint: str
     source: str
     size: int
+    metrics: Mapping[str, Any]
 
     @property
     def uri(self) -> str:
@@ -94,7 +97,10 @@ def target_run(
     if found.obstacle is not None:
         raise found.obstacle
     if taken := next(iter(found.environment.homes), None):
-        raise NameTakenError(f"{taken.path} ({taken.tier} storage) exists already: choose another name for the copy")
+        raise NameTakenError(
+            f"{taken.path} ({taken.tier} storage) exists already: choose another name for the copy "
+            "(--as NAME, or name=)"
+        )
     place = found.environment.place(to)
     if place is None or not place.usable or (to == "artifact" and artifact is None):
         raise TierUnavailableError(f"{to} storage cannot take it: {_reason(place, obstacle)}")
@@ -146,7 +152,7 @@ def promote_checkpoint(source: Run, kept: Kept, target: Run, free_bytes: int | N
         raise
     except OSError as error:
         raise CheckpointSaveError(f"checkpoint {kept.name} could not be copied to {target.uri}: {error}") from error
-    return Promoted(target, checkpoint, f"{source.uri}/{kept.name}", contents.size)
+    return Promoted(target, checkpoint, f"{source.uri}/{kept.name}", contents.size, kept.metrics)
 
 
 def _refuse_begun(home: Store, target: Run) -> None:

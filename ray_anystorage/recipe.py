@@ -96,10 +96,10 @@ class StorageRecipe:
         """The run home as a store; ``filesystem`` is what :meth:`build_filesystem` gave."""
         return as_store(filesystem, self.home)
 
-    def log_line(self) -> str:
-        """Where, why, and with what credentials, in one line."""
+    def log_line(self, why: str = "") -> str:
+        """Where, why, unless it is said, and with what credentials, in one line."""
         where = f"{self.tier} storage at {self.uri}/{self.name}"
-        return f"run {self.name!r}: {where}. {self.why} Credentials: {self.credentials}."
+        return f"run {self.name!r}: {where}. {why or self.why} Credentials: {self.credentials}."
 
 
 def storage_recipe(

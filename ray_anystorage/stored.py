@@ -52,7 +52,7 @@ def results(
 def best_checkpoint(
     name: str,
     metric: str | None = None,
-    mode: Mode = "max",
+    mode: Mode | None = None,
     *,
     artifact_storage: str | None = None,
     credentials: Credentials | None = None,
@@ -64,8 +64,8 @@ def best_checkpoint(
     name
         As in :func:`results`.
     metric, mode
-        What it was reported with, and whether the most (``"max"``) or the least (``"min"``) is best. Without a metric:
-        the latest good one, of a Train run.
+        What it was reported with, and whether the most (``"max"``) or the least (``"min"``) is best: both or neither.
+        Without a metric: the latest good one, of a Train run.
     artifact_storage, credentials
         As in :func:`results`.
 
@@ -92,7 +92,7 @@ def promote(
     checkpoint: str | None = None,
     name: str | None = None,
     metric: str | None = None,
-    mode: Mode = "max",
+    mode: Mode | None = None,
     artifact_storage: str | None = None,
     credentials: Credentials | None = None,
 ) -> Promoted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -86,8 +86,13 @@ class Finding:
 
 def recorded(home: Store) -> frozenset[str]:
     """Every checkpoint of a run home that has a commit record."""
+    return recorded_in(key for key, _ in patiently(lambda: list(home.list(""))))
+
+
+def recorded_in(keys: Iterable[str]) -> frozenset[str]:
+    """The same, of the keys of all that the home holds."""
     ending = f"/{FOLDER}/{RECORD}"
-    names = {key.removesuffix(ending) for key, _ in patiently(lambda: list(home.list(""))) if key.endswith(ending)}
+    names = {key.removesuffix(ending) for key in keys if key.endswith(ending)}
     # A record inside of another checkpoint is the user's data.
     return frozenset(name for name in names if not any(name.startswith(f"{other}/") for other in names))
 

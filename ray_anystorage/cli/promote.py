@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--to", type=click.Choice(TIERS), required=True, help="The tier that gets the copy.")
 @click.option("--as", "name", help="The name of the run that holds the copy; RUN-promoted unless said.")
 @click.option("--metric", help="Choose the best checkpoint by this metric.")
-@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which is best.")
+@click.option("--mode", type=click.Choice(["max", "min"]), help="Which is best; goes with --metric.")
 @click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
 def promote(
@@ -28,7 +28,7 @@ def promote(
     to: Tier,
     name: str | None,
     metric: str | None,
-    mode: Mode,
+    mode: Mode | None,
     credentials: str | None,
     as_json: bool,
 ) -> None:
@@ -55,4 +55,6 @@ def promote(
     if as_json:
         write_json({"source": made.source, "copy": made.uri, "run": made.run.name, "tier": to, "size": made.size})
         return
-    console().print(prose(f"Copied {made.source}\nto {made.uri}\n{format_size(made.size)}, every byte compared."))
+    which = f"\nThe {mode} of {metric}: {made.metrics[metric]}" if metric is not None and metric in made.metrics else ""
+    text = f"Copied {made.source}\nto {made.uri}\n{format_size(made.size)}, every byte compared.{which}"
+    console().print(prose(text))

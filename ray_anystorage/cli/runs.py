@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 _STYLES = {"committed": "green", "not verifiable": "yellow", "not readable": "yellow"}
 _SHOWN = 3  # metrics of a checkpoint, where none is asked for
+_MORE = (
+    "lie {} that its state does not name: newer than the state, of an earlier experiment of this name, or of Train "
+    "runs inside its trials."
+)
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"))  # seconds
 
 
 @click.command(short_help="List runs and experiments, or what one of them keeps.")
 @click.argument("name", required=False)
 @click.option("--metric", help="Show the best checkpoint by this metric.")
-@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which is best.")
+@click.option("--mode", type=click.Choice(["max", "min"]), help="Which is best; goes with --metric.")
 @click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
-def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | None, as_json: bool) -> None:
+def runs(name: str | None, metric: str | None, mode: Mode | None, credentials: str | None, as_json: bool) -> None:
     """List the runs and experiments of every tier, with their size, age and best metric.
 
     With NAME, which may also be the path or URI of a run home: what that one keeps, and where. Data is not read;
@@ -40,9 +44,11 @@ def runs(name: str | None, metric: str | None, mode: Mode, credentials: str | No
       1  some could not
       2  an argument or a setting cannot be meant, or there is no such run
     """
+    from ray_anystorage.catalog import check_mode
     from ray_anystorage.cli.text import working
 
     with failures_shown(as_json=as_json), working("Looking"):
+        check_mode(metric, mode)
         entries, notes = _entries(name, metric, credentials)
     if as_json:
         shown = [entry_dict(entry, metric, mode, checkpoints=name is not None) for entry in entries]
@@ -63,9 +69,9 @@ def _entries(name: str | None, metric: str | None, credentials: str | None) -> t
     return [describe(run)], notes
 
 
-def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: bool) -> dict[str, Any]:
+def entry_dict(entry: Entry, metric: str | None, mode: Mode | None, *, checkpoints: bool) -> dict[str, Any]:
     """Plain values for JSON; sizes in bytes."""
-    best = entry.best(metric, mode) if metric else None
+    best = entry.best(metric, mode) if metric and mode else None
     listed = {"checkpoints": [_kept_dict(kept) for kept in entry.checkpoints]} if checkpoints else {}
     return {
         "name": entry.run.name,
@@ -74,6 +80,7 @@ def entry_dict(entry: Entry, metric: str | None, mode: Mode, *, checkpoints: boo
         "home": entry.run.uri,
         "saved": entry.saved.isoformat() if entry.saved else None,
         "kept": len(entry.checkpoints),
+        "unnamed": len(entry.unnamed),
         "not_good": sum(not kept.good for kept in entry.checkpoints),
         "size": entry.size,
         "spilled": sum(kept.spilled for kept in entry.checkpoints),
@@ -93,7 +100,7 @@ def _kept_dict(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _show(entries: Sequence[Entry], notes: Sequence[str], metric: str | None, mode: Mode, *, one: bool) -> None:
+def _show(entries: Sequence[Entry], notes: Sequence[str], metric: str | None, mode: Mode | None, *, one: bool) -> None:
     from ray_anystorage.cli.text import console, prose
 
     out = console()
@@ -110,7 +117,7 @@ def _show(entries: Sequence[Entry], notes: Sequence[str], metric: str | None, mo
         out.print(prose(note, style="yellow"))
 
 
-def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode) -> Table:
+def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode | None) -> Table:
     from ray_anystorage.cli.tables import plain_table
     from ray_anystorage.units import format_size
 
@@ -121,31 +128,35 @@ def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode) -> Table
     for title in ("Saved", "Kept", "Size", *([f"Best {metric}"] if metric else [])):
         table.add_column(title, justify="right", no_wrap=True)
     for entry in entries:
-        best = entry.best(metric, mode) if metric else None
+        best = entry.best(metric, mode) if metric and mode else None
         bad = sum(not kept.good for kept in entry.checkpoints)
         table.add_row(
             entry.run.name,
             entry.kind,
             entry.run.tier + (" + bucket" if any(kept.spilled for kept in entry.checkpoints) else ""),
             _age(entry.saved),
-            "?" if entry.problem else str(len(entry.checkpoints)) + (f", {bad} bad" if bad else ""),
+            "?" if entry.problem else _count(entry) + (f", {bad} bad" if bad else ""),
             format_size(entry.size),
             *([_value(best.number(metric)) if best else "-"] if metric else []),
         )
     return table
 
 
-def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
+def _count(entry: Entry) -> str:
+    return str(len(entry.checkpoints) + len(entry.unnamed))
+
+
+def _show_one(entry: Entry, metric: str | None, mode: Mode | None) -> None:
     from rich.text import Text
 
     from ray_anystorage.cli.tables import plain_table
-    from ray_anystorage.cli.text import console
+    from ray_anystorage.cli.text import console, prose
     from ray_anystorage.units import format_size
 
     out = console()
     kind = "Experiment" if entry.kind == "tune" else "Run"
     out.print(Text(f"{kind} {entry.run.name!r}: {entry.run.uri}", style="bold"), soft_wrap=True)
-    best = entry.best(metric, mode) if metric else None
+    best = entry.best(metric, mode) if metric and mode else None
     names = [metric] if metric else _common_metrics(entry.checkpoints)
     table = plain_table()
     table.add_column("Checkpoint", overflow="fold")
@@ -165,6 +176,11 @@ def _show_one(entry: Entry, metric: str | None, mode: Mode) -> None:
     out.print(table if entry.checkpoints else "It keeps no checkpoint.")
     when = f"Saved {_age(entry.saved)} ago. " if entry.saved is not None else ""
     out.print(f"{when}Checkpoints: {len(entry.checkpoints)}, {format_size(entry.size)}.")
+    if entry.unnamed:
+        out.print(prose(f"Beside them {_MORE.format(len(entry.unnamed))}", style="yellow"))
+    if metric and best is None and entry.checkpoints:
+        known = ", ".join(entry.metrics) or "-"
+        out.print(prose(f"None has a number as metric {metric!r}; they have: {known}", style="yellow"))
 
 
 def _common_metrics(checkpoints: Sequence[Kept]) -> list[str]:

@@ -17,6 +17,7 @@ from ray_anystorage.environment import Tier
 from ray_anystorage.errors import ExperimentMissingError, RequestError
 from ray_anystorage.policy import Request
 from ray_anystorage.runs import find_run
+from ray_anystorage.tune.arguments import ANEW, check_tuner_arguments, not_taken
 from ray_anystorage.tune.experiment_home import carried_home
 from ray_anystorage.tune.hooks import TUNER_STATE
 from ray_anystorage.tune.results import has_state, own_files, read_grid
@@ -77,6 +78,9 @@ class TuneExperiment:
         """A class that derives from a decorated one derives from the class."""
         return (self.trainable,)
 
+    def __repr__(self) -> str:
+        return f"<TuneExperiment {self.name!r} of {getattr(self.trainable, '__qualname__', self.trainable)}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Elsewhere it is the trainable alone: where the storage is, and with what credentials, is the driver's."""
         return _alone, (self.trainable,)
@@ -127,11 +131,15 @@ class TuneExperiment:
         """The ``ray.tune.Tuner`` that :meth:`fit` fits; raises the same."""
         if resume not in get_args(Resume):
             raise RequestError(f"resume={shown(resume)}: expected one of {', '.join(map(repr, get_args(Resume)))}")
+        check_tuner_arguments(param_space, tune_config, tuner_arguments)
         config = self._placing.run_config(announces=resume == "never")
         space = _plain(param_space)
         begun = _is_begun(config.storage_filesystem)
         if begun and resume != "never":
-            return self._restored(config, space, {})
+            restored = self._restored(config, space, {})
+            for difference in not_taken(restored, tune_config):
+                logger.warning("experiment %r goes on as it began: %s", self.name, difference)
+            return restored
         if resume == "must":
             raise ExperimentMissingError(
                 f'resume="must": there is no experiment {self.name!r} to continue at {_uri(config)}\n  what to do: '
@@ -175,13 +183,19 @@ class TuneExperiment:
         errored = not arguments.get("restart_errored", False)
         chosen = {"resume_unfinished": True, "resume_errored": errored, **arguments}
         logger.info("experiment %r at %s goes on", self.name, _uri(config))
-        return tune.Tuner.restore(
-            f"{config.storage_path}/{config.name}",
-            trainable=self.trainable,
-            param_space=param_space,
-            storage_filesystem=config.storage_filesystem,
-            **chosen,
-        )
+        try:
+            return tune.Tuner.restore(
+                f"{config.storage_path}/{config.name}",
+                trainable=self.trainable,
+                param_space=param_space,
+                storage_filesystem=config.storage_filesystem,
+                **chosen,
+            )
+        except ValueError as error:  # of Ray's: the space has other parameters than it had
+            raise RequestError(
+                f"experiment {self.name!r} at {_uri(config)} cannot go on with what is said now: {error}\n"
+                f"  what to do: {ANEW}"
+            ) from error
 
 
 def _alone(trainable: Any) -> Any:

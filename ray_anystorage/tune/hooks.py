@@ -21,6 +21,7 @@ try:
     from ray.train._internal.syncer import _BackgroundSyncer
     from ray.tune.execution import class_cache
     from ray.tune.execution import tune_controller as tune_controller_module
+    from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
     from ray.tune.experiment import trial as trial_module
     from ray.tune.experiment.experiment import Experiment
 except ImportError as error:
@@ -32,6 +33,7 @@ __all__ = [
     "VALIDATE_STORAGE_MARKER_FILENAME",
     "BackgroundSyncer",
     "Experiment",
+    "ExperimentCheckpointManager",
     "FutureTrainingResult",
     "StorageContext",
     "actors",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 BackgroundSyncer: Any = _BackgroundSyncer
+ExperimentCheckpointManager: Any = _ExperimentCheckpointManager
 FutureTrainingResult: Any = _FutureTrainingResult
 TUNER_STATE, STATE_GLOB = "tuner.pkl", "experiment_state-*.json"  # of Tune's, in an experiment's home
 
@@ -67,6 +70,10 @@ def check_hooks() -> None:
         (Experiment, "_storage_context_cls"),
         (trial_module, "Checkpoint"),
         (tune_controller_module, "_FutureTrainingResult"),
+        (tune_controller_module, "_ExperimentCheckpointManager"),
+        (_ExperimentCheckpointManager, "on_trial_checkpoint"),
+        (_ExperimentCheckpointManager, "sync_up_experiment_state"),
+        (_ExperimentCheckpointManager, "_update_auto_checkpoint_time"),
         (checkpoint_manager_module, "_delete_fs_path"),
         (StorageContext, "persist_current_checkpoint"),
         (StorageContext, "_check_validation_file"),

@@ -113,8 +113,10 @@ def unknown(home: ExperimentHome, filesystem: Any, trials: Sequence[Any]) -> fro
 
 
 def _remove(home: ExperimentHome, filesystem: Any, names: frozenset[str]) -> None:
+    if names:
+        logger.info("removing %d checkpoints that the experiment's state does not name", len(names))
     for name in sorted(names):
-        logger.info("removing checkpoint %s, which the experiment's state does not name", name)
+        logger.debug("removing checkpoint %s, which the experiment's state does not name", name)
         delete_quietly(home, filesystem, name)
 
 

@@ -17,6 +17,7 @@ from ray_anystorage.tune.hooks import (
     trial_module,
     tune_controller_module,
 )
+from ray_anystorage.tune.state_manager import StateManager
 from ray_anystorage.tune.state_syncer import delete_quietly
 from ray_anystorage.tune.storage_context import AnyStorageTuneContext
 
@@ -36,6 +37,7 @@ def install() -> None:
     Experiment._storage_context_cls = staticmethod(make_context)
     trial_module.Checkpoint = StoredCheckpoint
     tune_controller_module._FutureTrainingResult = HeldSave
+    tune_controller_module._ExperimentCheckpointManager = StateManager
     checkpoint_manager_module._delete_fs_path = delete
 
 

@@ -12,6 +12,7 @@ from ray.util.client import ray as client
 
 from ray_anystorage.cluster.broker import feed_from_now_on
 from ray_anystorage.credentials.agent_address import address_in
+from ray_anystorage.credentials.choose import check_mode
 from ray_anystorage.credentials.grant import Credentials
 from ray_anystorage.environment import Tier
 from ray_anystorage.errors import RequestError
@@ -27,6 +28,12 @@ from ray_anystorage.tune.preflight import TrialPreflight
 logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below "ray"
 
 
+_BESIDE = (
+    "An experiment of this name is there already, and a new one begins beside it: results() and restore() know the new "
+    'one alone from now on. @anystorage.tune_experiment continues what there is, unless resume="never" is said.'
+)
+
+
 def build_tune_run_config(
     request: Request,
     *,
@@ -39,11 +46,11 @@ def build_tune_run_config(
 ) -> RunConfig:
     """Resolve the request on this cluster and build the config; see ``ray_anystorage.tune_run_config``.
 
-    ``announces`` has a line say that an experiment of the name is there already, which a plain Tuner does not continue.
+    ``announces`` has the line say where there is an experiment of the name already, which a Tuner does not continue.
     The file system carries its recipe into ``tuner.pkl`` and to every trial, and sets the harmless variables where it
     is unpickled. With ``credentials="env"`` the keys are set in this process, from where Tune itself hands them on.
     """
-    check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
+    check_said(credentials, ray_arguments)
     install()
     resolved = resolve(request, credentials=credentials, nodes=nodes, roots=roots)
     recipe = storage_recipe(resolved, copies_folders=True)
@@ -53,13 +60,9 @@ def build_tune_run_config(
     served = _serve_trials(resolved.worker_env_vars())
     filesystem = open_experiment(recipe, [*resolved.plan.secret_names, *served])
     if announces and resolved.plan.resumes:
-        logger.warning(
-            "an experiment %r is in %s already, and a Tuner starts a new one beside it: @anystorage.tune_experiment "
-            "continues it",
-            resolved.name,
-            recipe.uri,
-        )
-    logger.info(recipe.log_line())
+        logger.warning(recipe.log_line(_BESIDE))
+    else:
+        logger.info(recipe.log_line())
     own = [Housekeeping(), *([TrialPreflight()] if preflight else [])]
     callbacks = [*own, *(ray_arguments.pop("callbacks", None) or [])]
     return RunConfig(
@@ -69,6 +72,13 @@ def build_tune_run_config(
         callbacks=callbacks,
         **ray_arguments,
     )
+
+
+def check_said(credentials: Credentials | None, ray_arguments: Mapping[str, Any]) -> None:
+    """Refuse what can be told at once to be no mode, or no argument of Ray's; raises ``RequestError``."""
+    if credentials is not None:
+        check_mode(credentials)
+    check_ray_arguments(ray_arguments, {field.name for field in fields(RunConfig)})
 
 
 def _refuse_keys_in_a_client() -> None:

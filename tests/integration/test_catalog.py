@@ -67,7 +67,7 @@ def three(site: Site) -> Site:
 
 
 def test_runs_of_all_tiers_are_listed_with_what_they_keep(three: Site) -> None:
-    answer = run_json("runs", "--metric", "n")
+    answer = run_json("runs", "--metric", "n", "--mode", "max")
     assert answer["not_looked_at"] == []
     listed = {entry["name"]: entry for entry in answer["runs"]}
     assert listed.keys() == {"on-mount", "in-bucket", "stock"}
@@ -99,20 +99,34 @@ def test_one_run_is_shown_with_its_checkpoints(three: Site) -> None:
     assert [kept["metrics"] for kept in entry["checkpoints"]] == [{"n": 1}, {"n": 2}]
 
 
+def test_what_the_state_does_not_name_is_counted(site: Site) -> None:
+    home = site.on_mount()
+    for name in ("checkpoint_1", "checkpoint_2", "inner/run/checkpoint_1"):
+        home.save(name)
+    home.snapshot("checkpoint_1")
+    (entry,) = run_json("runs", "run")["runs"]
+    assert (entry["kept"], entry["unnamed"]) == (1, 2)
+    assert "Beside them lie 2 that its state does not name" in " ".join(run("runs", "run").split())
+    assert [line.split()[5] for line in run("runs", expect=1).splitlines() if line.startswith("run ")] == ["3"]
+
+
 def test_what_is_not_good_is_no_best_checkpoint(site: Site) -> None:
     home = site.on_mount()
     home.save("checkpoint_1")
     home.save("checkpoint_2", committed=False)
     home.save("checkpoint_3")
     home.snapshot("checkpoint_1", "checkpoint_2", "checkpoint_3")
-    assert anystorage.best_checkpoint("run", "n").path.endswith("/checkpoint_3")
+    assert anystorage.best_checkpoint("run", "n", "max").path.endswith("/checkpoint_3")
     quarantine(home.store, "checkpoint_3", "a bit flipped")
-    (entry,) = run_json("runs", "run", "--metric", "n")["runs"]
+    (entry,) = run_json("runs", "run", "--metric", "n", "--mode", "max")["runs"]
     assert [kept["state"] for kept in entry["checkpoints"]] == ["committed", "never committed", "damaged"]
     assert (entry["not_good"], entry["best"]["checkpoint"]) == (2, "checkpoint_1")
     assert files_of(anystorage.best_checkpoint("run")) == home.saved["checkpoint_1"]
     with pytest.raises(errors.RequestError, match="metric 'loss'; they have: n"):
-        anystorage.best_checkpoint("run", "loss")
+        anystorage.best_checkpoint("run", "loss", "min")
+    assert "None has a number as metric 'loss'; they have: n" in run("runs", "run", "--metric", "loss", "--mode", "min")
+    with pytest.raises(errors.RequestError, match="say which is best, mode 'max'"):
+        anystorage.best_checkpoint("run", "n")
 
 
 def test_a_run_that_cannot_be_read_and_a_bucket_that_is_not_reached_keep_nobody_from_the_others(three: Site) -> None:
@@ -227,10 +241,10 @@ def test_one_checkpoint_that_is_torn_or_gone_keeps_nobody_from_the_others(site: 
         home.save(name)
     home.snapshot("checkpoint_1", "checkpoint_2", "checkpoint_3", "checkpoint_4")
     (site.cluster / "run" / "checkpoint_3" / ".anystorage" / "commit.json").write_text("{")
-    (entry,) = run_json("runs", "run", "--metric", "n")["runs"]
+    (entry,) = run_json("runs", "run", "--metric", "n", "--mode", "max")["runs"]
     assert [kept["state"] for kept in entry["checkpoints"]] == ["committed", "committed", "damaged", "gone"]
     assert files_of(anystorage.best_checkpoint("run")) == home.saved["checkpoint_2"]
-    assert anystorage.best_checkpoint("run", "n").path.endswith("/checkpoint_2")
+    assert anystorage.best_checkpoint("run", "n", "max").path.endswith("/checkpoint_2")
 
 
 def test_metrics_are_numbers_of_whatever_kind_and_place() -> None:

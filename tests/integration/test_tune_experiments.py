@@ -202,7 +202,7 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
     assert (answer.exit_code, totals["ok"], totals["bad"]) == (0, 3, 0), answer.output
     answer = CliRunner().invoke(main, ["prune", "search", "--dry-run", "--json"])
     assert (answer.exit_code, json.loads(answer.stdout)["found"]) == (0, []), answer.output
-    answer = CliRunner().invoke(main, ["runs", "search", "--metric", "score", "--json"])
+    answer = CliRunner().invoke(main, ["runs", "search", "--metric", "score", "--mode", "max", "--json"])
     (entry,) = json.loads(answer.stdout)["runs"]
     assert (answer.exit_code, entry["name"], entry["kind"], entry["kept"], entry["spilled"]) == (
         0,
@@ -212,7 +212,7 @@ def test_checkpoints_over_the_threshold_go_to_the_bucket_and_from_there(
         3,
     )
     assert f"/{entry['best']['checkpoint']}" == best.checkpoint.path.removeprefix(str(site.mount / "search"))
-    promoted = anystorage.promote("search", to="artifact", metric="score")
+    promoted = anystorage.promote("search", to="artifact", metric="score", mode="max")
     with anystorage.best_checkpoint("search-promoted").as_directory() as directory:
         assert tune_driver.checked(directory, 3) == 3
     assert promoted.checkpoint == "checkpoint_000002"
@@ -351,6 +351,20 @@ def test_a_decorated_trainable_is_called_as_before_and_says_what_it_cannot_do(
     with pytest.raises(anystorage.errors.InvalidSizeError):
         anystorage.tune_experiment("sized", checkpoint_size="much")
     assert os.listdir(site.mount / "doubles") == [".anystorage"]
+    wrong = (
+        (({}, {"num_samples": 2}), {}, "tune_config=<dict>: expected a ray.tune.TuneConfig"),
+        ((ray.tune.TuneConfig(),), {}, "param_space=<TuneConfig>: expected a mapping"),
+        (({},), {"num_samples": 2}, "num_samples: a Tuner has no such argument; num_samples belongs in the TuneConfig"),
+    )
+    for said, named, expected in wrong:
+        with pytest.raises(anystorage.errors.RequestError, match=expected):
+            experiment.fit(*said, **named)
+    for argument in ({"credentials": "envv"}, {"checkpoint_sizes": 3}, {"storage_path": "/x"}):
+        with pytest.raises(anystorage.errors.RequestError, match=next(iter(argument))):
+            anystorage.tune_experiment("wrong", **argument)
+    with pytest.raises(anystorage.errors.RequestError, match="it is used with brackets"):
+        anystorage.tune_experiment(print)  # type: ignore[arg-type]
+    assert "TuneExperiment 'doubles'" in repr(experiment)
 
 
 INNER = """
