@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -73,31 +74,40 @@ def node() -> None:
     for number, line in enumerate(sys.stdin):
         budget = Budget(requests=order["requests"], first_requests=order["requests"])
         if line.strip() == "save":
-            part = Part(_CHECKPOINT, "a1", rank, order["nodes"], number)
-            begin(store, part)
-            files = [Outgoing(file.source, f"{_CHECKPOINT}/{file.path}", file.size) for file in tree.files]
+            name = f"{_CHECKPOINT}_{number}"
+            part = Part(name, "a1", rank, order["nodes"], number)
+            begin(store, part, allowed=lambda: store.write_small(f"asked-{rank}", b""))
+            files = [Outgoing(file.source, f"{name}/{file.path}", file.size) for file in tree.files]
             write_manifest(store, tree, part, engine.upload(store, files, budget=budget), location=None, seconds=0.0)
         else:
-            own = [file for file in read_contents(store, _CHECKPOINT).files if file.path.startswith(f"rank-{rank}/")]
+            name = f"{_CHECKPOINT}_{number - 1}"  # that was saved before
+            own = [file for file in read_contents(store, name).files if file.path.startswith(f"rank-{rank}/")]
             goal = Path(order["source"]).with_name(f"restored-{rank}-{number}")
-            engine.download(store, [_incoming(file, goal) for file in own], budget=budget)
+            engine.download(store, [_incoming(name, file, goal) for file in own], budget=budget)
             shutil.rmtree(goal)
         print(flush=True)
 
 
-def _incoming(file: StoredFile, goal: Path) -> Incoming:
-    return Incoming(f"{_CHECKPOINT}/{file.path}", str(goal / file.path), file.size, file.digest, file.chunks)
+def _incoming(name: str, file: StoredFile, goal: Path) -> Incoming:
+    return Incoming(f"{name}/{file.path}", str(goal / file.path), file.size, file.digest, file.chunks)
 
 
 class Nodes:
     """Processes that do the same at the same time."""
 
-    def __init__(self, stage: Stage, scene: Scene, target: Target) -> None:
+    def __init__(self, stage: Stage, scene: Scene, target: Target, work: Path) -> None:
         self._store = bucket_store(target)
-        self._scene, self._processes = scene, []
+        self._processes: list[subprocess.Popen[str]] = []
+        try:
+            self._start(stage, scene, target, work)
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, stage: Stage, scene: Scene, target: Target, work: Path) -> None:
         for rank in range(scene.nodes):
-            source = stage.work / "forecast" / str(rank)
-            source.mkdir(parents=True)
+            source = work / str(rank)
+            source.mkdir()
             write_files(source / f"rank-{rank}", scene.shape)
             order = {"target": asdict(target), "rank": rank, "nodes": scene.nodes, "requests": scene.requests}
             order["source"] = str(source)
@@ -119,7 +129,7 @@ class Nodes:
             self._say(process, what)
         self._await()
         if what == "save":
-            commit(self._store, _CHECKPOINT, "a1", report=number)
+            commit(self._store, f"{_CHECKPOINT}_{number}", "a1", report=number)
         return time.perf_counter() - start
 
     def end(self) -> None:
@@ -139,9 +149,9 @@ class Nodes:
 
 def measure(stage: Stage, scene: Scene, rounds: int) -> dict[str, Any]:
     """What the model says of a scene, and what it takes."""
-    with stage.place(FAR) as target:
-        nodes = Nodes(stage, scene, target)
-        taken: dict[str, list[float]] = {"save": [], "restore": []}
+    taken: dict[str, list[float]] = {"save": [], "restore": []}
+    with stage.place(FAR) as target, tempfile.TemporaryDirectory(dir=stage.work) as work:
+        nodes = Nodes(stage, scene, target, Path(work))
         try:
             for number in range(rounds + 1):
                 for position, what in enumerate(taken):
@@ -151,7 +161,6 @@ def measure(stage: Stage, scene: Scene, rounds: int) -> dict[str, Any]:
             round_trip = _round_trip(bucket_store(target))
         finally:
             nodes.end()
-            shutil.rmtree(stage.work / "forecast")
     limits = _server_limits(stage, scene)
     said = {what: _said(what, scene, limits[what], round_trip) for what in taken}
     return {

@@ -90,9 +90,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
         took = f"{seconds['median']:.1f} s{ended}"
         console.print(f"{figures['place']}: {client} {took}; per trial {', '.join(counted) or '-'}")
     faster = figures["times_as_fast_as_stock"]
-    console.print(
-        f"{figures['place']}: {faster['mean']:.2f} times as fast as stock [{faster['low']}, {faster['high']}]"
-    )
+    least = "at least " if figures["unfinished"][clients.STOCK] else ""
+    console.print(f"{figures['place']}: {least}{faster['mean']:.2f} times as fast [{faster['low']}, {faster['high']}]")
 
 
 @click.command(help=__doc__)

@@ -34,7 +34,6 @@ from ray_anystorage.tune.hooks import TUNER_STATE
 from ray_anystorage.tune.results import has_state
 from ray_anystorage.tune.results import reported_metrics as metrics_of_trials
 
-_NAMED = 5  # runs, in an error
 Mode = Literal["max", "min"]
 Kind = Literal["train", "tune"]
 State = Literal["committed", "not verifiable", "damaged", "never committed", "not readable", "gone"]
@@ -71,15 +70,20 @@ class Kept:
         return self.state in ("committed", "not verifiable")
 
     def number(self, metric: str) -> float | None:
-        """A metric that is a finite number; ``"a/b"`` is ``b`` of the metrics ``a``, as for Ray."""
-        value: Any = self.metrics.get(metric)
-        if value is None and "/" in metric:
-            value = self.metrics
-            for part in metric.split("/"):
-                value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            return None
-        return float(value)
+        """A metric that is a finite number, as :func:`number_in` finds it."""
+        return number_in(self.metrics, metric)
+
+
+def number_in(metrics: Mapping[str, Any], metric: str) -> float | None:
+    """A metric that is a finite number; ``"a/b"`` is ``b`` of the metrics ``a``, as for Ray."""
+    value: Any = metrics.get(metric)
+    if value is None and "/" in metric:
+        value = metrics
+        for part in metric.split("/"):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ class Entry:
     saved
         When its state was last written; ``None`` where the store does not say.
     checkpoints
-        Those that its state names, the latest last.
+        Those that its state names, the latest last; all that lie there where the state was not loaded.
     unnamed
         Names of those that lie there as well: newer than the state, of an earlier experiment of the name, or of Train
-        runs inside the trials of this one.
+        runs inside the trials of this one; ``None`` where the state was not loaded.
     problem
         Why it could not be looked into, in a list; ``None`` where it could.
     """
@@ -107,7 +111,7 @@ class Entry:
     kind: Kind
     saved: datetime | None = None
     checkpoints: tuple[Kept, ...] = ()
-    unnamed: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] | None = None
     problem: str | None = None
 
     @property
@@ -173,14 +177,17 @@ def describe(run: Run) -> Entry:
 
 def _described(run: Run, files: Sequence[pyarrow.fs.FileInfo], *, metrics: bool) -> Entry:
     kind, home = _kind(files), run.open_home()
-    sizes = patiently(lambda: dict(home.list("")))
-    there = sorted(recorded_in(sizes))
+    reported: Mapping[str, Mapping[str, Any]] | None = None
     if kind == "train":
         reported = reported_metrics(home)
-    else:
-        reported = metrics_of_trials(run) if metrics else {name: {} for name in there}
+    elif metrics:
+        reported = metrics_of_trials(run)
+    sizes = patiently(lambda: dict(home.list("")))  # after the state, or what is saved meanwhile would seem to be gone
+    there = sorted(recorded_in(sizes))
+    unnamed = None if reported is None else tuple(name for name in there if name not in reported)
     saved = max((info.mtime for info in files if is_state(info.base_name) and info.mtime), default=None)
-    return Entry(run, kind, saved, _kept(home, sizes, reported), tuple(name for name in there if name not in reported))
+    named = {name: {} for name in there} if reported is None else reported
+    return Entry(run, kind, saved, _kept(home, sizes, named), unnamed)
 
 
 def _kind(files: Sequence[pyarrow.fs.FileInfo]) -> Kind:
@@ -241,10 +248,10 @@ def check_mode(metric: str | None, mode: str | None) -> None:
 
 def _inner_runs(entry: Entry) -> str:
     """The homes of Train runs inside the trials, which are where an experiment's own trials keep nothing."""
-    homes = sorted({name.rpartition("/")[0] for name in entry.unnamed if name.count("/") > 1})
+    homes = sorted({name.rpartition("/")[0] for name in entry.unnamed or () if name.count("/") > 1})
     if not homes:
         return ""
-    some = ", ".join(f"{entry.run.uri}/{home}" for home in homes[:_NAMED])
+    some = ", ".join(f"{entry.run.uri}/{home}" for home in homes[:5])
     return f". Train runs inside its trials do, each a run of its own, to be named by its path: {some}"
 
 

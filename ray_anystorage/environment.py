@@ -27,6 +27,10 @@ class Problem:
     tried: str
     remedy: str
 
+    def texts(self) -> dict[str, str]:
+        """All but the class, by name."""
+        return {name: getattr(self, name) for name in ("reason", "tier", "place", "tried", "remedy")}
+
     def error(self) -> StorageError:
         """Build the exception."""
         return self.error_type(self.reason, tier=self.tier, place=self.place, tried=self.tried, remedy=self.remedy)

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from ray_anystorage.transfer.files import part_bytes
 
 S3_WRITES, S3_READS = 3_500.0, 5_500.0  # requests per second and prefix
-_STEPS = 4  # small requests of a save, one after the other: its mark, a look around, the manifest, the record
+# Small requests beside the data. A rank asks, marks and looks at once, and sends its manifest; then the controller
+# lists, reads the manifests, lists again and writes the record. Who restores lists, reads record and manifests.
+_SAVE_ROUNDS, _SAVE_REQUESTS = 6, 4
+_RESTORE_ROUNDS = _RESTORE_REQUESTS = 3
 _MOST_PARTS = 10_000
 
 
@@ -187,15 +190,16 @@ def save(site: Site, job: Job) -> Transfer:
     size = job.checkpoint / site.nodes
     parts, opened = _parts(size, job)
     # A file of several parts takes two requests more, to open and to complete its upload.
-    requests = site.nodes * (parts + 2 * opened + _STEPS)
-    return _transfer(site, size, job.checkpoint, parts, requests, site.writes, site.disk_read)
+    requests = site.nodes * (parts + 2 * opened + _SAVE_REQUESTS)
+    return _transfer(site, size, job.checkpoint, parts, requests, site.writes, site.disk_read, _SAVE_ROUNDS)
 
 
 def restore(site: Site, job: Job) -> Transfer:
     """One checkpoint by all nodes at once: each its share, or each all of it."""
     size = job.checkpoint / (1 if job.shared else site.nodes)
     parts, _ = _parts(size, job)
-    return _transfer(site, size, size * site.nodes, parts, site.nodes * (parts + _STEPS), site.reads, site.disk_write)
+    requests = site.nodes * (parts + _RESTORE_REQUESTS)
+    return _transfer(site, size, size * site.nodes, parts, requests, site.reads, site.disk_write, _RESTORE_ROUNDS)
 
 
 def best_interval(stall: float, mtbf: float) -> float:
@@ -231,9 +235,16 @@ def _parts(size: float, job: Job) -> tuple[int, int]:
 
 
 def _transfer(
-    site: Site, size: float, total: float, parts: int, requests: int, rate: float | None, disk: float | None
+    site: Site,
+    size: float,
+    total: float,
+    parts: int,
+    requests: int,
+    rate: float | None,
+    disk: float | None,
+    rounds: int,
 ) -> Transfer:
-    """``size`` and ``parts`` of one node, ``total`` and ``requests`` of all of them."""
+    """``size`` and ``parts`` of one node, ``total`` and ``requests`` of all; ``rounds`` come before and after."""
     used = min(site.connections, parts)
     seconds = {
         "the link of a node": _over(size, site.link),
@@ -245,7 +256,7 @@ def _transfer(
         "CPU": size * site.cpu_per_byte / site.cores,
     }
     ranked = sorted(seconds.items(), key=lambda item: -item[1])
-    return Transfer(ranked[0][1] + _STEPS * site.round_trip, ranked[0][0], tuple(ranked), requests)
+    return Transfer(ranked[0][1] + rounds * site.round_trip, ranked[0][0], tuple(ranked), requests)
 
 
 def _over(amount: float, rate: float | None) -> float:

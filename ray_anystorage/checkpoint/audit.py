@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 from ray_anystorage.checkpoint.contents import Contents
@@ -94,7 +95,7 @@ def recorded_in(keys: Iterable[str]) -> frozenset[str]:
     ending = f"/{FOLDER}/{RECORD}"
     names = {key.removesuffix(ending) for key in keys if key.endswith(ending)}
     # A record inside of another checkpoint is the user's data.
-    return frozenset(name for name in names if not any(name.startswith(f"{other}/") for other in names))
+    return frozenset(name for name in names if names.isdisjoint(accumulate(name.split("/")[:-1], "{}/{}".format)))
 
 
 def audit(sources: Sources, checkpoint: str, directory: str | None, *, content: bool = True) -> Finding:

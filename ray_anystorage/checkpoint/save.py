@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection
@@ -21,6 +22,7 @@ from ray_anystorage.checkpoint.read import whole_manifests_of
 from ray_anystorage.checkpoint.record import DAMAGED, RECORD
 from ray_anystorage.checkpoint.small_files import names_below, patiently, side_by_side, write
 from ray_anystorage.checkpoint.tree import SourceFile, Tree
+from ray_anystorage.errors import StorageError
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
 from ray_anystorage.transfer.engine import upload
@@ -72,7 +74,7 @@ def begin(home: Store, part: Part, size: int = 0, allowed: Callable[[], object] 
     size
         Bytes of the part, for the other ranks to know.
     allowed
-        Raises where this rank may not save any more; then nothing but its mark is written.
+        Raises where this rank may not save any more; then nothing is written.
 
     Raises
     ------
@@ -100,6 +102,13 @@ def _marked(home: Store, folder: str, mark: Mark, allowed: Callable[[], object])
     """Write the mark; what else there is."""
 
     found: dict[str, int] = {}
+    refused = False
+
+    def ask() -> None:
+        nonlocal refused
+        refused = True
+        allowed()
+        refused = False
 
     def write_mark() -> None:
         write(home, f"{folder}/{mark.name}", b"")
@@ -107,16 +116,22 @@ def _marked(home: Store, folder: str, mark: Mark, allowed: Callable[[], object])
     def look() -> None:
         found.update(names_below(home, folder))
 
-    steps: tuple[Callable[[], object], ...] = (allowed, write_mark, look)
+    steps: tuple[Callable[[], None], ...] = (ask, write_mark, look)
     if isinstance(home, PosixStore):
         for step in steps:  # looking comes after the mark: of two ranks that begin at once, one at least sees the other
             step()
-    else:  # in a bucket nobody asks what the others began, and each of these is a round trip
+        return found
+    try:  # in a bucket nobody asks what the others began, and each of these is a round trip
         side_by_side(_do, steps)
+    except BaseException:
+        if refused:  # what lies there is another's, and says nothing of a save that this rank began
+            with contextlib.suppress(StorageError):
+                patiently(lambda: home.delete([f"{folder}/{mark.name}"]))
+        raise
     return found
 
 
-def _do(step: Callable[[], object]) -> None:
+def _do(step: Callable[[], None]) -> None:
     step()
 
 

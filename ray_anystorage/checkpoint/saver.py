@@ -130,7 +130,12 @@ class Saver:
             placed = self._place(job, chosen)
             # Beside the manifest's way to the store: an entry of the cache is read for a checkpoint that is committed.
             kept = beside.submit(self._keep, job, placed.files)
-            manifest = self._tell(job, chosen, placed)
+            try:
+                manifest = self._tell(job, chosen, placed)
+            except BaseException:
+                kept.result()
+                self._let_go(part)
+                raise
             self.journal.saved(part.checkpoint)
         kept.result()
         self._last = part.checkpoint
@@ -261,6 +266,12 @@ class Saver:
             return
         with mount_slots(self.writers.folder, home.root, most=self.writers.most, wanted=_WRITERS) as taken:
             yield taken
+
+    def _let_go(self, part: Part) -> None:
+        """What is not saved must not take the place of what is, on a disk that is short of room."""
+        if self.cache is not None:
+            with contextlib.suppress(OSError):  # it is a cache: the oldest goes first
+                self.cache.entry(self.run, part.checkpoint, part.attempt, part.report).remove()
 
     def _keep(self, job: _Job, stored: Collection[Stored]) -> None:
         """Hard-link what was saved into the node's cache; a cache that fails is no reason to fail a save."""

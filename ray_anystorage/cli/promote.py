@@ -45,6 +45,7 @@ def promote(
       2  an argument or a setting cannot be meant, or there is no such run or checkpoint
     """
     from ray_anystorage import stored
+    from ray_anystorage.catalog import number_in
     from ray_anystorage.cli.text import console, prose, working
     from ray_anystorage.units import format_size
 
@@ -55,6 +56,6 @@ def promote(
     if as_json:
         write_json({"source": made.source, "copy": made.uri, "run": made.run.name, "tier": to, "size": made.size})
         return
-    which = f"\nThe {mode} of {metric}: {made.metrics[metric]}" if metric is not None and metric in made.metrics else ""
+    which = f"\nThe {mode} of {metric}: {number_in(made.metrics, metric):g}" if metric is not None else ""
     text = f"Copied {made.source}\nto {made.uri}\n{format_size(made.size)}, every byte compared.{which}"
     console().print(prose(text))

@@ -80,7 +80,7 @@ def entry_dict(entry: Entry, metric: str | None, mode: Mode | None, *, checkpoin
         "home": entry.run.uri,
         "saved": entry.saved.isoformat() if entry.saved else None,
         "kept": len(entry.checkpoints),
-        "unnamed": len(entry.unnamed),
+        "unnamed": None if entry.unnamed is None else len(entry.unnamed),
         "not_good": sum(not kept.good for kept in entry.checkpoints),
         "size": entry.size,
         "spilled": sum(kept.spilled for kept in entry.checkpoints),
@@ -143,7 +143,7 @@ def _overview(entries: Sequence[Entry], metric: str | None, mode: Mode | None) -
 
 
 def _count(entry: Entry) -> str:
-    return str(len(entry.checkpoints) + len(entry.unnamed))
+    return f"{len(entry.checkpoints)}" + (f" + {len(entry.unnamed)}" if entry.unnamed else "")
 
 
 def _show_one(entry: Entry, metric: str | None, mode: Mode | None) -> None:

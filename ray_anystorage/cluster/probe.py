@@ -107,7 +107,7 @@ def ask_nodes(
         "nodes": len(nodes),
         "grant": carried,
         "credentials": credentials,
-        "no_credentials": pickle.dumps(no_credentials),  # a node without this package has to be told so
+        "no_credentials": no_credentials and no_credentials.texts(),  # plain: a node may have another version, or none
     }
     asking = _Asking(order, dict(env_vars))
     answers: dict[NodeName, NodeAnswer] = {}

@@ -17,7 +17,8 @@ from ray_anystorage.diagnosis.check import Check, Finding, run_check
 from ray_anystorage.diagnosis.report import Report, TierReport
 from ray_anystorage.discovery.mounts import problem_of
 from ray_anystorage.discovery.probe import PROBE_PREFIX
-from ray_anystorage.environment import Environment, Place, Problem
+from ray_anystorage.environment import BucketAddress, Environment, Place, Problem
+from ray_anystorage.errors import BucketCredentialsError
 from ray_anystorage.units import format_size
 
 _BUCKET_TIMEOUT = 30.0  # seconds; one step has eight at most
@@ -76,9 +77,21 @@ def _examine(place: Place, environment: Environment, grant: Grant | None) -> tup
     if place.bucket is None:
         return measure_mount(place)
     if grant is None:
-        problem = environment.no_credentials
-        return (Check("credentials", False, 0.0, environment.credentials, problem),)
+        problem = environment.no_credentials or _unknown_there(place.bucket)
+        return (Check("credentials", False, 0.0, problem.reason, problem),)
     return check_bucket(place.bucket, grant, timeout=_BUCKET_TIMEOUT, full=True)
+
+
+def _unknown_there(address: BucketAddress) -> Problem:
+    """Who asks for the whole cluster hands out the credentials."""
+    return Problem(
+        BucketCredentialsError,
+        "the process that asks knows of no bucket, so there are no credentials for the one that this node knows of",
+        "artifact",
+        address.uri,
+        "nothing: there is no way to begin",
+        "set RAY_ANYSTORAGE_ARTIFACT_STORAGE, or say artifact_storage, where you ask",
+    )
 
 
 def _explain(place: Place, error: OSError, tried: str) -> Problem:

@@ -19,7 +19,8 @@ from ray_anystorage.credentials.grant import carried
 from ray_anystorage.diagnosis.node import doctor
 from ray_anystorage.discovery.discover import discover
 from ray_anystorage.discovery.probe import PROBE_PREFIX, bounded
-from ray_anystorage.environment import NFS_TIERS, Environment, Tier
+from ray_anystorage.environment import NFS_TIERS, Environment, Problem, Tier
+from ray_anystorage.errors import BucketCredentialsError
 from ray_anystorage.settings import read_settings
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def examine(order: dict[str, Any]) -> bytes:
     order
         ``token`` of the whole examination, ``node`` (this one's id), ``nodes`` (their number), ``grant`` (mode, source
         and harmless variables of the bucket's, or ``None``), ``credentials`` (the same in a phrase) and
-        ``no_credentials`` (pickled, the problem where there is no grant).
+        ``no_credentials`` (the texts of the problem where there is no grant).
 
     Returns
     -------
@@ -47,7 +48,7 @@ def examine(order: dict[str, Any]) -> bytes:
         found.nodes,
         threshold=found.threshold,
         credentials=order["credentials"],
-        no_credentials=pickle.loads(order["no_credentials"]),  # noqa: S301 - of our own driver
+        no_credentials=Problem(BucketCredentialsError, **said) if (said := order.get("no_credentials")) else None,
     )
     usable = {place.tier for place in found.places if place.usable}
     folders = {tier: folder for tier, folder in _folders(order).items() if tier in usable}

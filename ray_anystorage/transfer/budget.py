@@ -99,10 +99,14 @@ class Budget:
     def slot(self, cancel: Cancel) -> Iterator[None]:
         """Hold one request's place; a ``Transient`` that leaves the block tells whether the store throttled."""
         with self._slots:
-            while self._running >= int(self._pace.limit):
+            try:
+                while self._running >= int(self._pace.limit):
+                    cancel.check()
+                    self._slots.wait(_TICK)
                 cancel.check()
-                self._slots.wait(_TICK)
-            cancel.check()
+            except TransferCancelledError:
+                self._wake()  # another, whose turn this may have been
+                raise
             self._running += 1
             self._started += 1
             number = self._started

@@ -159,7 +159,8 @@ def _explain_answer(error: boto.ClientError, attempt: Attempt) -> Problem:
     if code == "KeyTooLongError":
         remedy = "Shorten the file's path, or the run's folder: the two together may have 1,024 bytes in a bucket."
         return attempt.problem(errors.BucketError, said, remedy)
-    if status == 404 and not code.isalpha() and attempt.address.endpoint:  # S3 gives its reason a name
+    nameless = status == 404 and not code.isalpha() and attempt.operation == "list"
+    if nameless and attempt.address.endpoint:  # S3 gives its reason a name
         remedy = "Check the endpoint's host, port and path: what answers there does not look like S3."
         return attempt.problem(errors.BucketError, said, remedy)
     return attempt.problem(errors.BucketError, said, "Look the code up in the store's documentation; ask its owner.")
@@ -198,8 +199,8 @@ def no_credentials(said: str, attempt: Attempt) -> Problem:
     remedy = f"Repair the source ({attempt.grant.source}), or choose another with RAY_ANYSTORAGE_CREDENTIALS."
     if attempt.grant.mode == "reference":
         remedy = (
-            f"Repair the source ({attempt.grant.source}), which this node must have as the driver has it; or say "
-            'credentials="broker", which serves what the driver has.'
+            f"Repair the source ({attempt.grant.source}), which every node must have; where the driver alone has it, "
+            'say credentials="broker" (or RAY_ANYSTORAGE_CREDENTIALS=broker), which serves it to the others.'
         )
     return attempt.problem(errors.BucketCredentialsError, f"no credentials can be had: {said}", remedy)
 

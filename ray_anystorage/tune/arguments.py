@@ -23,16 +23,21 @@ def check_tuner_arguments(param_space: object, tune_config: object, others: Mapp
     RequestError
         Names the argument.
     """
-    if not isinstance(param_space, Mapping | None):
+    if param_space is not None and not (hasattr(param_space, "keys") and hasattr(param_space, "__getitem__")):
         raise RequestError(f"param_space={shown(param_space)}: expected a mapping of names to values and ranges")
     if not isinstance(tune_config, tune.TuneConfig | None):
         raise RequestError(f"tune_config={shown(tune_config)}: expected a ray.tune.TuneConfig")
-    known = {name for name in inspect.signature(tune.Tuner.__init__).parameters if not name.startswith("_")}
-    known -= {"self", "trainable", "param_space", "tune_config", "run_config"}
-    if unknown := sorted(others.keys() - known):
-        of_config = [name for name in unknown if name in {field.name for field in fields(tune.TuneConfig)}]
-        hint = f"; {', '.join(of_config)} belongs in the TuneConfig" if of_config else ""
-        raise RequestError(f"{', '.join(unknown)}: a Tuner has no such argument{hint}")
+    known = inspect.signature(tune.Tuner.__init__).parameters.keys() - {"self", "trainable", "run_config"}
+    for name in sorted(others.keys() - known):
+        raise RequestError(f"{name}: it {_belongs(name)}")
+
+
+def _belongs(name: str) -> str:
+    if name in {field.name for field in fields(tune.TuneConfig)}:
+        return "belongs in the tune_config"
+    if name == "run_config" or name in {field.name for field in fields(tune.RunConfig)}:
+        return "belongs to @anystorage.tune_experiment(…), which makes the RunConfig"
+    return "is no argument of a Tuner"
 
 
 def not_taken(restored: Any, said: tune.TuneConfig | None) -> Iterator[str]:

@@ -17,9 +17,9 @@ from ray_anystorage.environment import Tier
 from ray_anystorage.errors import ExperimentMissingError, RequestError
 from ray_anystorage.policy import Request
 from ray_anystorage.runs import find_run
-from ray_anystorage.tune.arguments import ANEW, check_tuner_arguments, not_taken
+from ray_anystorage.tune.arguments import check_tuner_arguments, not_taken
 from ray_anystorage.tune.experiment_home import carried_home
-from ray_anystorage.tune.hooks import TUNER_STATE
+from ray_anystorage.tune.hooks import OTHER_THAN_IT_BEGAN, TUNER_STATE
 from ray_anystorage.tune.results import has_state, own_files, read_grid
 from ray_anystorage.tune.run_config import build_tune_run_config
 
@@ -109,7 +109,7 @@ class TuneExperiment:
             ``"auto"`` continues what there is, trials that failed included, and begins where there is nothing.
             ``"must"`` refuses to begin, ``"never"`` to continue: trials of the same name are then left beside.
         **tuner_arguments
-            Everything else that ``Tuner`` takes.
+            Everything else that ``Tuner`` takes, but for the trainable and the ``run_config``, which are here already.
 
         Raises
         ------
@@ -191,10 +191,12 @@ class TuneExperiment:
                 storage_filesystem=config.storage_filesystem,
                 **chosen,
             )
-        except ValueError as error:  # of Ray's: the space has other parameters than it had
+        except ValueError as error:
+            if not str(error).startswith(OTHER_THAN_IT_BEGAN):
+                raise
             raise RequestError(
                 f"experiment {self.name!r} at {_uri(config)} cannot go on with what is said now: {error}\n"
-                f"  what to do: {ANEW}"
+                f'  what to do: say what it began with, or begin anew, with another name or fit(…, resume="never")'
             ) from error
 
 

@@ -28,6 +28,7 @@ except ImportError as error:
     raise lacking(error) from error
 
 __all__ = [
+    "OTHER_THAN_IT_BEGAN",
     "STATE_GLOB",
     "TUNER_STATE",
     "VALIDATE_STORAGE_MARKER_FILENAME",
@@ -51,6 +52,7 @@ __all__ = [
 BackgroundSyncer: Any = _BackgroundSyncer
 ExperimentCheckpointManager: Any = _ExperimentCheckpointManager
 FutureTrainingResult: Any = _FutureTrainingResult
+OTHER_THAN_IT_BEGAN = "Invalid `"  # ... input to `Tuner.restore()`: what it says of a trainable or space that changed
 TUNER_STATE, STATE_GLOB = "tuner.pkl", "experiment_state-*.json"  # of Tune's, in an experiment's home
 
 

@@ -29,8 +29,8 @@ logger = logging.getLogger("ray.tune.anystorage")  # Ray shows what comes below 
 
 
 _BESIDE = (
-    "An experiment of this name is there already, and a new one begins beside it: results() and restore() know the new "
-    'one alone from now on. @anystorage.tune_experiment continues what there is, unless resume="never" is said.'
+    "An experiment of this name is there already. A new Tuner begins another beside it, which results() then knows "
+    "alone; @anystorage.tune_experiment and Tuner.restore() continue what there is."
 )
 
 

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,21 @@ logger = logging.getLogger("ray.tune.anystorage")
 # where a time on a whole second may be all that the file system keeps, over the two seconds of the coarsest.
 _SETTLED_AFTER, _COARSELY_SETTLED_AFTER = 0.05, 2.1
 _TRIES = 5  # of files that change while they are sent
-_Seen = tuple[int, int, int]  # inode, bytes and time of a file
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A file when it was looked at; one that was not settled then may change and look the same."""
+
+    inode: int
+    size: int
+    written: int  # nanoseconds
+    settled: bool = field(compare=False)
+
+    @classmethod
+    def of(cls, path: str) -> _Seen:
+        now, status = time.time_ns(), os.stat(path)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, _is_settled(status.st_mtime_ns, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,10 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         Says which checkpoints the trials' state names.
     named_at_home
         What the state named that came home last; ``None`` before the first.
+    begun, arrived
+        Numbers of the way home that was begun last, and of the last one that ended well.
+    took
+        Seconds of that one.
     """
 
     def __init__(self, filesystem: Any, sync_period: float, sync_timeout: float) -> None:
@@ -86,7 +104,8 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         self._filesystem = filesystem
         self._sent: dict[str, _Seen] = {}
         self._dropped: list[str] = []  # checkpoints that Tune keeps no longer, but its state at home may name
-        self._number = 0
+        self.begun = self.arrived = 0
+        self.took = 0.0
         self._lock = threading.Lock()
 
     def drop(self, name: str) -> None:
@@ -94,13 +113,18 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         with self._lock:
             self._dropped.append(name)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a way home is under way, and no other can begin."""
+        return bool(self._should_continue_existing_sync())
+
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
     ) -> tuple[Callable[..., None], dict[str, Any]]:
         """What Ray calls in the thread that writes the state, when it has written it."""
         below = carried_home(self._filesystem).name_of(f"{uri}/")
         with self._lock:
-            self._number += 1
+            self.begun += 1
             kept = self.kept() if self._dropped else frozenset()
             dropped = tuple(name for name in self._dropped if name not in kept)
         seen: dict[str, _Seen] = {}
@@ -108,7 +132,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         if not below:  # else it is a trial's own folder, which has no state
             seen = self._changed(_state_files(local_path), local_path, exclude or [])
             state = {os.path.relpath(path, local_path): Path(path).read_bytes() for path in seen}
-        load = _Load(self._number, state, seen, dropped, self.named())
+        load = _Load(self.begun, state, seen, dropped, self.named())
         return self._bring, {"local_path": local_path, "below": below, "exclude": exclude or [], "load": load}
 
     def _sync_down_command(self, uri: str, local_path: str) -> tuple[Callable[..., None], dict[str, Any]]:
@@ -119,7 +143,7 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
 
     def _bring(self, local_path: str, below: str, exclude: list[str], load: _Load) -> None:
         """First what the state refers to, which lies in the folders of trials, then the state, then what it drops."""
-        home = carried_home(self._filesystem)
+        started, home = time.monotonic(), carried_home(self._filesystem)
         store = home.open(self._filesystem)
         for attempt in range(_TRIES):
             try:
@@ -128,17 +152,18 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
             except (SourceChangedError, FileNotFoundError):  # of a file that is just being replaced
                 if attempt + 1 == _TRIES:
                     raise
-        if load.number == self._number:
+        if load.number == self.begun:
             side_by_side(lambda item: write(store, *item), list(load.state.items()))
             self._remember(load.seen)
             if not below:
                 self.named_at_home = load.named
             self._delete(home, load.dropped)
+        self.arrived, self.took = load.number, time.monotonic() - started
 
     def _send(self, store: Store, root: str, below: str, exclude: list[str]) -> None:
         """Send what changed; of the experiment's own folder, what lies in those of its trials."""
         changed = self._changed(_files(root) if below else _trials_files(root), root, exclude)
-        files = [Outgoing(path, _key(below, os.path.relpath(path, root)), look[1]) for path, look in changed.items()]
+        files = [Outgoing(path, _key(below, os.path.relpath(path, root)), look.size) for path, look in changed.items()]
         if files:
             watched(
                 store,
@@ -152,16 +177,14 @@ class StateSyncer(BackgroundSyncer):  # type: ignore[misc]
         for path in paths:
             inside = os.path.relpath(path, root)
             if not any(fnmatch.fnmatch(inside, pattern) for pattern in exclude) and os.path.isfile(path):
-                status = os.stat(path)
-                look = (status.st_ino, status.st_size, status.st_mtime_ns)
+                look = _Seen.of(path)
                 if self._sent.get(path) != look:
                     found[path] = look
         return found
 
     def _remember(self, seen: Mapping[str, _Seen]) -> None:
-        """Not what was written just now: another write within a tick of the file system's clock would look alike."""
-        now = time.time_ns()
-        self._sent |= {path: look for path, look in seen.items() if _is_settled(look[2], now)}
+        """Not what had just been written: another write within a tick of the file system's clock would look alike."""
+        self._sent |= {path: look for path, look in seen.items() if look.settled}
 
     def _delete(self, home: ExperimentHome, names: Collection[str]) -> None:
         side_by_side(lambda name: delete_quietly(home, self._filesystem, name), list(names))

@@ -20,11 +20,13 @@ from ray_anystorage.checkpoint.manifest import FOLDER, METADATA, POINTER, Manife
 from ray_anystorage.checkpoint.read import commit, manifests_of, read_contents
 from ray_anystorage.checkpoint.restore import Sources, fetch, verify_in_place, verify_stored
 from ray_anystorage.checkpoint.save import Part, begin, save, store_data, write_manifest
+from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.credentials.grant import Grant
 from ray_anystorage.credentials.redact import Secrets
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.errors import (
+    AttemptEndedError,
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
@@ -501,3 +503,28 @@ def test_a_file_that_cannot_be_read_is_a_fault_of_its_checkpoint_and_a_mount_tha
         with pytest.raises(OSError, match=r"^\[Errno") as raised:
             read()
         assert type(raised.value) in (OSError, PermissionError, IsADirectoryError)
+
+
+@pytest.mark.parametrize("place", ["bucket", "mount"])
+def test_a_save_that_is_refused_leaves_what_is_there_and_no_mark(
+    bucket_store: S3Store, tmp_path: Path, place: str
+) -> None:
+    store: Store = bucket_store if place == "bucket" else PosixStore(str(tmp_path / "home"))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "data").write_bytes(b"one")
+    save(store, scan(str(source)), Part("latest", "a1", 0, 1, report=1))
+    commit(store, "latest", "a1", report=1)
+    before = dict(store.list(""))
+
+    def refuse() -> None:
+        raise AttemptEndedError("another worker group runs")
+
+    (source / "data").write_bytes(b"two two")
+    saver = Saver(store, threshold=1 << 40)
+    with pytest.raises(AttemptEndedError):
+        saver.save(str(source), Part("latest", "a0", 0, 1, report=2), refuse)
+    assert dict(store.list("")) == before
+    asked: list[str] = []
+    saver.save(str(source), Part("latest", "a2", 0, 1, report=2), lambda: asked.append("once"))
+    assert asked == ["once"]

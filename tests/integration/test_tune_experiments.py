@@ -354,7 +354,10 @@ def test_a_decorated_trainable_is_called_as_before_and_says_what_it_cannot_do(
     wrong = (
         (({}, {"num_samples": 2}), {}, "tune_config=<dict>: expected a ray.tune.TuneConfig"),
         ((ray.tune.TuneConfig(),), {}, "param_space=<TuneConfig>: expected a mapping"),
-        (({},), {"num_samples": 2}, "num_samples: a Tuner has no such argument; num_samples belongs in the TuneConfig"),
+        (({},), {"num_samples": 2}, "num_samples: it belongs in the tune_config"),
+        (({},), {"run_config": ray.tune.RunConfig()}, "run_config: it belongs to @anystorage.tune_experiment"),
+        (({},), {"failure_config": 3}, "failure_config: it belongs to @anystorage.tune_experiment"),
+        (({},), {"samples": 3}, "samples: it is no argument of a Tuner"),
     )
     for said, named, expected in wrong:
         with pytest.raises(anystorage.errors.RequestError, match=expected):

@@ -114,8 +114,11 @@ def test_what_changed_is_sent_and_the_state_comes_last(ground: Ground, sent: lis
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-def test_a_file_that_was_written_just_now_is_sent_again(ground: Ground, coarse: bool) -> None:
+def test_a_file_that_was_written_just_now_is_sent_again(
+    ground: Ground, coarse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two writes within a tick of the file system's clock, which may be of seconds, of equal size, look alike."""
+    monkeypatch.setattr(state_syncer, "_COARSELY_SETTLED_AFTER" if coarse else "_SETTLED_AFTER", 60)
     ground.write(STATE, "one", age=0)
     if coarse:
         second = int(time.time()) - 1
