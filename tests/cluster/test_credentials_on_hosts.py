@@ -98,3 +98,4 @@ def test_the_doctor_asks_four_hosts_and_names_each_that_differs(lab: Lab) -> Non
     (unreached,) = (names for (tier, _), names in said.items() if tier == "artifact")
     assert [cut.address in name for name in unreached] == [True]
     lab.power_off(4)
+    lab.until_gone(4)  # Ray would lay the next workers there
