@@ -27,6 +27,7 @@ from tests.harness.mounts import cannot
 from tests.harness.ray_cluster import _STARTED, clean_environment
 
 CLUSTER, LOCAL = "/mnt/cluster_storage", "/mnt/local_storage"
+_BRIDGE_ADDRESS = "02:00:00:00:b7:1d"  # locally administered
 _ROOT = Path(__file__).parents[2]
 _PORT = 6379
 _COVER_FULL = f"mount -t overlay -o lowerdir={CLUSTER},upperdir=/tmp/full/upper,workdir=/tmp/full/work anylab {CLUSTER}"
@@ -330,7 +331,9 @@ def _bridged(bridge: str, stack: contextlib.ExitStack) -> ipaddress.IPv4Network:
     candidates = (ipaddress.IPv4Network((f"10.{64 + n // 256}.{n % 256}.0", 24)) for n in numbers)
     network = next(candidate for candidate in candidates if not any(candidate.overlaps(other) for other in taken))
     try:
-        _run("ip", "link", "add", bridge, "type", "bridge")
+        # With an address of its own: else it has that of its lowest port, and where a host comes or goes the others
+        # send to one that is gone until their tables are stale.
+        _run("ip", "link", "add", bridge, "address", _BRIDGE_ADDRESS, "type", "bridge")
     except subprocess.CalledProcessError as error:
         cannot(f"this machine does not let root make a bridge: {error.stderr.strip()}")
     stack.callback(_run, "ip", "link", "del", bridge)
