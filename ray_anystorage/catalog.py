@@ -207,7 +207,7 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode 
         It keeps no good checkpoint.
     """
     where = f"run {entry.run.name!r} at {entry.run.uri}"
-    check_mode(metric, mode)
+    require_mode(metric, mode)
     if checkpoint is not None:
         if metric is not None:
             raise RequestError(f"checkpoint={checkpoint!r} and metric={metric!r}: expected one of them")
@@ -232,7 +232,7 @@ def choose(entry: Entry, checkpoint: str | None, metric: str | None, mode: Mode 
     return good[-1]
 
 
-def check_mode(metric: str | None, mode: str | None) -> None:
+def require_mode(metric: str | None, mode: str | None) -> None:
     """Refuse what leaves open which is best: of a loss it is the least, of an accuracy the most.
 
     Raises

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ray_anystorage.checkpoint.cache import CachedFile, NodeCache
+from ray_anystorage.checkpoint.cache_entry import Entry
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.manifest import Manifest
 from ray_anystorage.checkpoint.read import record_of
@@ -271,7 +272,10 @@ class Saver:
         """What is not saved must not take the place of what is, on a disk that is short of room."""
         if self.cache is not None:
             with contextlib.suppress(OSError):  # it is a cache: the oldest goes first
-                self.cache.entry(self.run, part.checkpoint, part.attempt, part.report).remove()
+                self._entry(self.cache, part).remove()
+
+    def _entry(self, cache: NodeCache, part: Part) -> Entry:
+        return cache.entry(self.run, part.checkpoint, part.attempt, part.report)
 
     def _keep(self, job: _Job, stored: Collection[Stored]) -> None:
         """Hard-link what was saved into the node's cache; a cache that fails is no reason to fail a save."""
@@ -284,7 +288,7 @@ class Saver:
             for s in stored
         ]
         try:
-            entry = self.cache.entry(self.run, name, job.part.attempt, job.part.report)
+            entry = self._entry(self.cache, job.part)
             with self.cache.room(entry, sum(s.size for s in stored)) as has_room:
                 if has_room:
                     entry.link(files)

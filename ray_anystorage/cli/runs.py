@@ -44,11 +44,11 @@ def runs(name: str | None, metric: str | None, mode: Mode | None, credentials: s
       1  some could not
       2  an argument or a setting cannot be meant, or there is no such run
     """
-    from ray_anystorage.catalog import check_mode
+    from ray_anystorage.catalog import require_mode
     from ray_anystorage.cli.text import working
 
     with failures_shown(as_json=as_json), working("Looking"):
-        check_mode(metric, mode)
+        require_mode(metric, mode)
         entries, notes = _entries(name, metric, credentials)
     if as_json:
         shown = [entry_dict(entry, metric, mode, checkpoints=name is not None) for entry in entries]

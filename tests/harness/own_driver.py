@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.harness.ray_cluster import RayCluster
@@ -70,10 +71,10 @@ with best.checkpoint.as_directory() as directory:
 """
 
 
-def run_driver(cluster: RayCluster, script: str, env: dict[str, str], *arguments: str) -> tuple[list[Any], str]:
+def run_driver(cluster: RayCluster, script: str | Path, env: dict[str, str], *arguments: str) -> tuple[Any, str]:
     """Run a driver in a process of its own; gives what it printed as its result, and all its output."""
     process = cluster.run_driver(script, *arguments, env=env)
     output = process.stdout + process.stderr
     assert process.returncode == 0, output[-6000:]
-    said: list[Any] = json.loads(next(line[7:] for line in process.stdout.splitlines() if line.startswith("RESULT ")))
+    said = json.loads(next(line[7:] for line in process.stdout.splitlines() if line.startswith("RESULT ")))
     return said, output

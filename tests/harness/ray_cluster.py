@@ -88,7 +88,7 @@ class RayCluster:
 @contextlib.contextmanager
 def started_head(directory: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
     """The address of a one-node cluster with this temporary directory, which goes with it."""
-    port = _free_port()
+    port = free_port()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
                f"--temp-dir={directory}", "--num-cpus=4", "--node-ip-address=127.0.0.1",
                f"--object-store-memory={200 << 20}", "--disable-usage-stats", *options]  # fmt: skip
@@ -156,7 +156,8 @@ def _end_what_is_left(directory: Path) -> None:
             continue
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

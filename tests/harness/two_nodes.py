@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness.mounts import cannot
-from tests.harness.ray_cluster import _end_what_is_left, _free_port, _wait_until_started, clean_environment
+from tests.harness.ray_cluster import _end_what_is_left, _wait_until_started, clean_environment, free_port
 
 _SEPARATE = ("unshare", "--mount", "--propagation", "private")
 
@@ -74,7 +74,7 @@ def two_nodes() -> Iterator[TwoNodes]:
     if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter"))):
         cannot("mounts of a node's own need root, unshare and nsenter")
     directory = Path(tempfile.mkdtemp(prefix="anytwo-", dir="/tmp"))
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     first = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)

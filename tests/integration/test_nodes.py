@@ -36,7 +36,7 @@ from ray_anystorage.train import callbacks, preflight
 from ray_anystorage.train.node_check import Needs, check_node
 from ray_anystorage.train.preflight import check_nodes
 from tests.harness.mounts import read_only, tmpfs
-from tests.harness.ray_cluster import _free_port, clean_environment, leave_clean
+from tests.harness.ray_cluster import clean_environment, free_port, leave_clean
 from tests.harness.two_nodes import TwoNodes, two_nodes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -354,7 +354,7 @@ def test_the_doctor_says_so_where_there_is_no_cluster(tmp_path: Path) -> None:
     start = time.monotonic()
     done = subprocess.run(
         [Path(sys.executable).parent / "ray-anystorage", "doctor", "--cluster", "--json"],
-        env=clean_environment({"HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{_free_port()}"}),
+        env=clean_environment({"HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{free_port()}"}),
         cwd=tmp_path,
         capture_output=True,
         text=True,

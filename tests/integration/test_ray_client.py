@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness import tune_driver
-from tests.harness.ray_cluster import RayCluster, started_head
+from tests.harness.own_driver import run_driver
+from tests.harness.ray_cluster import RayCluster, free_port, started_head
 from tests.harness.run_homes import settings_of
 
-pytestmark = pytest.mark.needs_ray
+# Beside a second cluster on two cores Ray's client server now and then does not start one for the driver.
+pytestmark = [pytest.mark.needs_ray, pytest.mark.soak]
 
 TRAINER = """
 import json, os, pathlib, sys, tempfile
@@ -53,7 +53,7 @@ KEYS = {"tier": "artifact", "credentials": "env"}
 def client_cluster() -> Iterator[RayCluster]:
     """A cluster that drivers reach by ``ray://`` alone."""
     directory = Path(tempfile.mkdtemp(prefix="anyray-", dir="/tmp"))
-    port = _free_port()
+    port = free_port()
     with started_head(directory, "--include-dashboard=false", f"--ray-client-server-port={port}"):
         yield RayCluster(f"ray://127.0.0.1:{port}", directory)
 
@@ -66,14 +66,14 @@ def env(tmp_path: Path, s3_server: S3Server, bucket: str) -> dict[str, str]:
     return {**settings_of(tmp_path, s3_server, bucket), "RAY_ANYSTORAGE_LOCAL_STORAGE": str(tmp_path / "local")}
 
 
-@pytest.mark.parametrize("place", [pytest.param("mount", marks=pytest.mark.soak), "bucket"])
+@pytest.mark.parametrize("place", PLACES)
 def test_an_experiment_runs_and_goes_on(
     client_cluster: RayCluster, env: dict[str, str], tmp_path: Path, place: str
 ) -> None:
     told = {"name": "search", "xs": [1, 2], "steps": 2, "gates": str(tmp_path), "arguments": PLACES[place]}
     for step in (1, 2):
         (tmp_path / str(step)).touch()
-    begun, again = (_run(client_cluster, Path(tune_driver.__file__), env, told) for _ in range(2))
+    begun, again = (run_driver(client_cluster, Path(tune_driver.__file__), env, json.dumps(told))[0] for _ in range(2))
     for found in (begun, again):
         assert found["errors"] == []
         assert [(trial["held"], trial["metrics"]["has_key"]) for trial in found["trials"]] == [(2, False)] * 2
@@ -90,21 +90,7 @@ def test_an_experiment_whose_keys_would_not_get_there_is_refused(
     assert 'what to do: say credentials="auto"' in done.stderr
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("arguments", [*PLACES.values(), KEYS], ids=[*PLACES, "keys"])
 def test_a_run_trains_and_goes_on(client_cluster: RayCluster, env: dict[str, str], arguments: dict[str, str]) -> None:
     has_key = arguments is KEYS
-    assert _run(client_cluster, TRAINER, env, arguments) == [[0, 1, has_key], [1, 2, has_key]]
-
-
-def _run(cluster: RayCluster, script: str | Path, env: dict[str, str], told: Any) -> Any:
-    done = cluster.run_driver(script, json.dumps(told), env=env, timeout=150)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    (line,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    return json.loads(line)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    assert run_driver(client_cluster, TRAINER, env, json.dumps(arguments))[0] == [[0, 1, has_key], [1, 2, has_key]]
