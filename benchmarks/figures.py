@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import clients
 from benchmarks.cell import Cell, Contestant
 from benchmarks.measure import RunFailedError
-from benchmarks.paired import ratio, spread
+from ray_anystorage.bench.noise import ratio, spread
 from benchmarks.shapes import GiB
 
 _MEGA = 1e6

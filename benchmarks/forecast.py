@@ -24,7 +24,7 @@ from rich.console import Console
 from benchmarks import clients, machine
 from benchmarks.clients import plain
 from benchmarks.clients.anystorage import bucket_store
-from benchmarks.paired import spread
+from ray_anystorage.bench.noise import spread
 from benchmarks.shapes import FAR, LOOPBACK, KiB, Shape, write_files
 from benchmarks.stage import Stage, staged
 from benchmarks.target import MiB, Target

@@ -30,7 +30,7 @@ from rich.console import Console
 
 import ray_anystorage as anystorage
 from benchmarks import machine
-from benchmarks.paired import spread
+from ray_anystorage.bench.noise import spread
 from ray_anystorage.testing.s3_server import running_s3
 from ray_anystorage.train.preflight import Preflight
 

@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 
 from benchmarks import clients, machine, shapes
-from benchmarks.paired import ratio, spread
+from ray_anystorage.bench.noise import ratio, spread
 from benchmarks.stage import Stage, staged
 from benchmarks.through_ray import ray_node
 

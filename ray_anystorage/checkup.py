@@ -75,7 +75,7 @@ def doctor(
 
     with connected():
         found = survey(credentials=credentials, nodes=alive_nodes(), roots=roots)
-        environment, env_vars = found.environment, _variables(found, roots)
+        environment, env_vars = found.environment, node_variables(found, roots)
         with feeding(env_vars):
             await_agents(env_vars, timeout)
             answers = ask_nodes(
@@ -88,7 +88,7 @@ def doctor(
     return ClusterReport(answers, environment.credentials, environment.notes)
 
 
-def _variables(found: Survey, roots: dict[Tier, str | None]) -> dict[str, str]:
+def node_variables(found: Survey, roots: dict[Tier, str | None]) -> dict[str, str]:
     """What the processes of a run would get, and what tells a node of the bucket, which a run's plan would."""
     artifact = found.environment.place("artifact")
     address = artifact.bucket if artifact is not None else None

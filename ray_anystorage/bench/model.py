@@ -15,6 +15,7 @@ equation 37.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_anystorage.transfer.files import part_bytes
@@ -122,6 +123,11 @@ class Transfer:
     requests: int
 
     @property
+    def least(self) -> float:
+        """Seconds that no transfer can be quicker than: those of the resource that takes longest."""
+        return self.shares[0][1]
+
+    @property
     def request_rate(self) -> float:
         """Requests per second."""
         return self.requests / self.seconds
@@ -200,6 +206,24 @@ def restore(site: Site, job: Job) -> Transfer:
     parts, _ = _parts(size, job)
     requests = site.nodes * (parts + _RESTORE_REQUESTS)
     return _transfer(site, size, size * site.nodes, parts, requests, site.reads, site.disk_write, _RESTORE_ROUNDS)
+
+
+def of_files(site: Site, sizes: Sequence[int], *, reading: bool, in_parts: bool, together: int = 1) -> Transfer:
+    """Files of each node, saved or restored by ``together`` nodes at once.
+
+    Parameters
+    ----------
+    sizes
+        Bytes of each file of one node.
+    in_parts
+        Whether a large file is moved by several requests, as in a bucket; else each is one stream, as on a mount.
+    """
+    parts = [max(1, math.ceil(size / part_bytes(size, _MOST_PARTS))) if in_parts else 1 for size in sizes]
+    opened = 0 if reading else 2 * sum(count > 1 for count in parts)
+    own = _RESTORE_REQUESTS if reading else _SAVE_REQUESTS
+    requests = together * (sum(parts) + opened + own)
+    rate, rounds = (site.reads, _RESTORE_ROUNDS) if reading else (site.writes, _SAVE_ROUNDS)
+    return _transfer(site, sum(sizes), sum(sizes) * together, sum(parts), requests, rate, None, rounds)
 
 
 def best_interval(stall: float, mtbf: float) -> float:

@@ -72,6 +72,15 @@ def _knock() -> None:
         raise ConnectionError(f"nothing answers at RAY_ADDRESS={address}: {error}") from error
 
 
+def alive_names() -> list[NodeName]:
+    """The alive nodes of the cluster, sorted."""
+    return sorted(
+        NodeName(node["NodeManagerAddress"], node["NodeManagerHostname"], node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
 def ask_nodes(
     *,
     grant: Grant | None,
@@ -96,11 +105,7 @@ def ask_nodes(
     tuple of NodeAnswer
         One for each node, sorted by name. A node that hangs, dies or cannot answer is in it with its fault.
     """
-    nodes = sorted(
-        NodeName(node["NodeManagerAddress"], node["NodeManagerHostname"], node["NodeID"])
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+    nodes = alive_names()
     carried = (grant.mode, grant.source, grant.env_vars) if grant is not None else None
     order = {
         "token": secrets.token_hex(8),

@@ -57,6 +57,10 @@ class DemoError(AnyStorageError, RuntimeError):
     """The demo lacks something that it needs, or its process failed."""
 
 
+class BenchError(AnyStorageError, RuntimeError):
+    """A part of a benchmark failed on a node, or did not end."""
+
+
 class PlanError(AnyStorageError, RuntimeError):
     """No plan follows from this environment and this request."""
 

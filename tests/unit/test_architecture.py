@@ -32,7 +32,7 @@ LAYERS = (
     {"cli"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
-MAY_IMPORT_RAY = {"train", "tune", "cluster", "demo"}
+MAY_IMPORT_RAY = {"train", "tune", "cluster", "demo", "bench"}
 
 # What a pure function can need: nothing here reads a clock, a file, the network or chance.
 PURE = {

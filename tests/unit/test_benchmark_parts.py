@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import far_store
 from benchmarks.http_requests import RequestParser
-from benchmarks.paired import ratio, spread
+from ray_anystorage.bench.noise import ratio, spread
 
 ROUND_TRIP, RATE = 0.04, 4e6
 STREAM = (

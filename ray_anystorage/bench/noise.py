@@ -1,4 +1,4 @@
-"""Figures of interleaved runs: medians with their spread, and ratios of runs made side by side."""
+"""Figures with their noise: medians and their spread, ratios of runs made side by side, or at different times; pure."""
 
 from __future__ import annotations
 
@@ -71,6 +71,39 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     mean, pairs = statistics.fmean(logarithms), len(logarithms)
     if pairs < 2:
         return Ratio(math.exp(mean), None, None, pairs)
-    quantile = _T95[pairs - 2] if pairs - 2 < len(_T95) else _NORMAL
-    half = quantile * statistics.stdev(logarithms) / math.sqrt(pairs)
+    half = _quantile(pairs - 1) * statistics.stdev(logarithms) / math.sqrt(pairs)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), pairs)
+
+
+def apart(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+    """Ratio of values that were measured at different times, such as in two runs of a benchmark.
+
+    The interval is Welch's, on the logarithms (Welch, "The generalization of Student's problem when several different
+    population variances are involved", Biometrika 34, 1947). ``pairs`` is the smaller number of values.
+    """
+    above, below = ([math.log(value) for value in values] for values in (numerators, denominators))
+    mean, fewest = statistics.fmean(above) - statistics.fmean(below), min(len(above), len(below))
+    if fewest < 2:
+        return Ratio(math.exp(mean), None, None, fewest)
+    parts = [statistics.variance(values) / len(values) for values in (above, below)]
+    error = sum(parts)
+    if error == 0:
+        return Ratio(math.exp(mean), math.exp(mean), math.exp(mean), fewest)
+    freedom = error**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (above, below), strict=True))
+    half = _quantile(max(1, math.floor(freedom))) * math.sqrt(error)
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), fewest)
+
+
+def centre(values: Sequence[float]) -> Ratio:
+    """Geometric mean of values with Student's 95 % interval on the logarithms."""
+    return ratio(values, [1.0] * len(values))
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The 50th, 95th and 99th, of at least one value; interpolated between two."""
+    cuts = statistics.quantiles([*values] * (2 if len(values) == 1 else 1), n=100, method="inclusive")
+    return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
+
+
+def _quantile(freedom: int) -> float:
+    return _T95[freedom - 1] if freedom <= len(_T95) else _NORMAL

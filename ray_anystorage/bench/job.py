@@ -1,0 +1,218 @@
+"""The benchmark itself, in the driver: limits first, then checkpoints, tier by tier, within the time and the bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray_anystorage.bench.advise import proposals
+from ray_anystorage.bench.crew import Crew, Member
+from ray_anystorage.bench.judge import Limits
+from ray_anystorage.bench.limits import NodeLimits, TierLimits
+from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
+from ray_anystorage.bench.rounds import Match
+from ray_anystorage.bench.shapes import Shape
+from ray_anystorage.bench.sizing import Means, fit, round_bytes
+from ray_anystorage.errors import BenchError
+from ray_anystorage.units import format_seconds, format_size
+
+LEAST_ROUNDS = 3  # noise cannot be told from fewer
+_LIMITS_SHARE = 0.25  # of the time, for limits of nodes one at a time
+_LIMITS_BYTES_SHARE = 0.2
+_LIMITS_WITHIN = 120.0  # seconds
+_LEAST_SECONDS = 2.0  # for one shape
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for.
+
+    Attributes
+    ----------
+    seconds, bytes
+        That all of it may take, and write.
+    rounds
+        Of each cell, where there is time for them.
+    tiers
+        To measure; all where empty.
+    stock
+        Whether Ray's own path is measured beside ours.
+    threshold
+        Bytes, as it is set.
+    """
+
+    seconds: float
+    bytes: int
+    rounds: int
+    tiers: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    stock: bool
+    threshold: int
+
+
+class Job:
+    """One benchmark; :meth:`report` has what is known at any time, also after an interruption."""
+
+    def __init__(self, wanted: Wanted, crew: Crew, versions: Mapping[str, str], tell: Tell) -> None:
+        self._wanted, self._crew, self._versions, self._tell = wanted, crew, dict(versions), tell
+        self._started, self._start = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        self._written = 0
+        self._complete = False
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._nodes: list[NodeFound] = []
+        self._tiers: dict[str, TierFound] = {}
+        self._cells: list[Cell] = []
+        self._notes: list[str] = []
+
+    def run(self, refused: Mapping[str, str]) -> None:
+        """Measure everything; a tier that fails is noted, and the others are measured.
+
+        Parameters
+        ----------
+        refused
+            Nodes that do not take part, and why.
+        """
+        self._nodes += [NodeFound(node, problem=why) for node, why in refused.items()]
+        if not self._crew.members:
+            raise BenchError(f"no node takes part: {'; '.join(f'{node}: {why}' for node, why in refused.items())}")
+        self._look()
+        wanted = [tier for tier, found in self._tiers.items() if found.problem is None]
+        for number, tier in enumerate(wanted):
+            try:
+                self._measure(tier, left=len(wanted) - number)
+            except BenchError as error:
+                self._tell(f"{tier}: {error.message}")
+                self._tiers[tier] = replace(self._tiers[tier], problem=error.message)
+                self._crew.renew()
+        self._complete = True
+
+    def report(self) -> BenchReport:
+        """What is known by now."""
+        wanted, tiers = self._wanted, tuple(self._tiers.values())
+        return BenchReport(
+            started=self._started,
+            seconds=time.monotonic() - self._start,
+            complete=self._complete,
+            versions=self._versions,
+            asked={"seconds": wanted.seconds, "bytes": wanted.bytes, "rounds": wanted.rounds},
+            nodes=tuple(self._nodes),
+            tiers=tiers,
+            cells=tuple(self._cells),
+            proposals=proposals(tiers, self._cells, wanted.threshold),
+            notes=(*self._notes, f"{format_size(self._written)} were written to the tiers"),
+        )
+
+    def _look(self) -> None:
+        """What the nodes are and see."""
+        members = self._crew.members
+        for member, facts in zip(members, self._crew.each(members, "facts", [()] * len(members), 60.0), strict=True):
+            self._facts[str(member)] = facts
+            node = NodeFound(str(member), facts["cpu"], facts["memory_bytes"], NodeLimits(**facts["limits"]))
+            self._nodes.append(node)
+            self._notes += [f"an earlier benchmark had left {place}, which is gone now" for place in facts["swept"]]
+        for tier in next(iter(self._facts.values()))["tiers"]:
+            if self._wanted.tiers and tier not in self._wanted.tiers:
+                continue
+            seen = [facts["tiers"][tier] for facts in self._facts.values()]
+            if any(one["state"] != "absent" for one in seen):
+                self._tiers[tier] = _found(tier, seen)
+
+    def _measure(self, tier: str, *, left: int) -> None:
+        members = [member for member in self._crew.members if self._seen(member, tier)["state"] == "usable"]
+        limits = self._limits(tier, members, left)
+        shapes = self._wanted.shapes
+        for number, shape in enumerate(shapes):
+            cells_left = len(shapes) - number + (left - 1) * len(shapes)
+            self._shape(tier, shape, members, limits, self._time_left() / cells_left, self._bytes_left() // cells_left)
+
+    def _limits(self, tier: str, members: Sequence[Member], tiers_left: int) -> Limits:
+        """One node at a time, as many as there is time for, then all at once."""
+        until = time.monotonic() + self._time_left() * _LIMITS_SHARE / tiers_left
+        most = int(self._bytes_left() * _LIMITS_BYTES_SHARE / tiers_left / len(members))
+        found: dict[str, TierLimits] = {}
+        for member in members:
+            if found and time.monotonic() > until:
+                note = f"the limits of {len(members) - len(found)} nodes that have it to themselves: no time"
+                self._skip(tier, note)
+                break
+            self._tell(f"{tier}: limits of {member}")
+            room = self._seen(member, tier)["room"]
+            own = most if room is None else min(most, room)
+            said = self._crew.one(member, "limits", tier, own, within=_LIMITS_WITHIN)
+            found[str(member)] = TierLimits.from_dict(said)
+            self._tiers[tier] = replace(self._tiers[tier], limits=dict(found))
+        first = found[str(members[0])]
+        together = None
+        if len(members) > 1 and self._is_shared(tier):
+            self._tell(f"{tier}: limits of all nodes at once")
+            best = (first.write.best.connections, first.read.best.connections)
+            rates = self._crew.each(members, "limits_together", [(tier, best)] * len(members), _LIMITS_WITHIN)
+            together = (sum(write for write, _ in rates), sum(read for _, read in rates))
+            self._tiers[tier] = replace(self._tiers[tier], together=together)
+        node = NodeLimits(**self._facts[str(members[0])]["limits"])
+        return Limits(node, first, self._tiers[tier].is_bucket, together)
+
+    def _shape(
+        self, tier: str, shape: Shape, members: Sequence[Member], limits: Limits, seconds: float, most: int
+    ) -> None:
+        taking_part = members if self._is_shared(tier) else members[:1]
+        means = Means(
+            seconds=seconds,
+            bytes=most,
+            room=min((r for m in members if (r := self._seen(m, tier)["room"]) is not None), default=None),
+            local_room=min(self._facts[str(member)]["room"] for member in members),
+            rounds=LEAST_ROUNDS,
+            nodes=len(taking_part),
+            stock=self._wanted.stock,
+        )
+        sized = fit(shape, limits, means) if seconds >= _LEAST_SECONDS else None
+        if sized is None:
+            self._skip(tier, f"{shape.name}: it does not fit into {format_seconds(max(0.0, seconds))}, "
+                       f"{format_size(most)} to write and the room that the disks have")  # fmt: skip
+            return
+        if self._wanted.stock and not sized.stock:
+            said = format_seconds(sized.stock_seconds)
+            self._skip(tier, f"{shape.name} by Ray's own path, which would take about {said} for one save")
+        match = Match(self._crew, taking_part, tier, sized, limits, self._tell)
+        until = time.monotonic() + seconds
+        try:
+            while match.rounds < self._wanted.rounds and (match.rounds < LEAST_ROUNDS or match.may_go_on(until)):
+                match.play()
+                self._written += round_bytes(sized.shape, len(taking_part), stock=sized.stock)
+        finally:
+            self._cells += match.cells()
+
+    def _is_shared(self, tier: str) -> bool:
+        return all(facts["tiers"][tier]["shared"] for facts in self._facts.values())
+
+    def _seen(self, member: Member, tier: str) -> dict[str, Any]:
+        seen: dict[str, Any] = self._facts[str(member)]["tiers"][tier]
+        return seen
+
+    def _skip(self, tier: str, what: str) -> None:
+        found = self._tiers[tier]
+        self._tiers[tier] = replace(found, skipped=(*found.skipped, what))
+
+    def _time_left(self) -> float:
+        return self._wanted.seconds - (time.monotonic() - self._start)
+
+    def _bytes_left(self) -> int:
+        return max(0, self._wanted.bytes - self._written)
+
+
+def _found(tier: str, seen: Sequence[Mapping[str, Any]]) -> TierFound:
+    """A tier by what the nodes see of it: a problem where none can use it, a note where some cannot."""
+    usable = [one for one in seen if one["state"] == "usable"]
+    shown = (usable or seen)[0]
+    found = TierFound(tier, shown["root"], shown["description"], shown["bucket"])
+    problems = sorted({one["problem"] for one in seen if one["problem"]})
+    if not usable:
+        return replace(found, problem=" | ".join(problems) or "no node can use it")
+    if len(usable) < len(seen):
+        why = " | ".join(problems) or "it is not there"
+        return replace(found, skipped=(f"{len(seen) - len(usable)} of {len(seen)} nodes: {why}",))
+    return found

@@ -1,0 +1,81 @@
+"""What a node's parts can do at most, as plain values: the figures that every other one is a share of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step up a ladder of connections: how many at once, and bytes (or objects) per second by all of them."""
+
+    connections: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """What a place takes, or gives.
+
+    Attributes
+    ----------
+    rungs
+        By number of connections, the fewest first.
+    objects
+        Small objects per second, over as many connections as help.
+    """
+
+    rungs: tuple[Rung, ...]
+    objects: float
+
+    @property
+    def best(self) -> Rung:
+        """With as many connections as help."""
+        return max(self.rungs, key=lambda rung: rung.rate)
+
+    @property
+    def one(self) -> float:
+        """Bytes per second over one connection."""
+        return self.rungs[0].rate
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """What one tier gives one node.
+
+    Attributes
+    ----------
+    object_bytes
+        Of each large object, or piece of a file, that was moved.
+    latency
+        Seconds of single operations, by name, each as ``p50``, ``p95`` and ``p99``.
+    direct
+        Whether the system's memory was bypassed; ``None`` for a bucket.
+    """
+
+    write: Direction
+    read: Direction
+    object_bytes: int
+    latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    direct: bool | None = None
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> TierLimits:
+        """From what ``dataclasses.asdict`` made of one."""
+
+        def direction(values: Mapping[str, Any]) -> Direction:
+            return Direction(tuple(Rung(**rung) for rung in values["rungs"]), values["objects"])
+
+        rest = {name: said[name] for name in ("object_bytes", "latency", "direct")}
+        return cls(direction(said["write"]), direction(said["read"]), **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """What a node itself can do: cores that this process may use, and bytes per second of one of them."""
+
+    cores: float
+    memory_copy: float
+    hashing: float

@@ -1,0 +1,373 @@
+"""What one node of a benchmark does when it is told to; a process of its own, with the caches of a run's worker."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ray_anystorage.bench import raw
+from ray_anystorage.bench.limits import TierLimits
+from ray_anystorage.bench.meter import Took, metered
+from ray_anystorage.bench.place import BenchPlace, Carried, places_of, room
+from ray_anystorage.bench.shapes import Shape, write
+from ray_anystorage.bench.stock import StockPath
+from ray_anystorage.checkpoint.journal import Journal
+from ray_anystorage.checkpoint.node import Node, enter
+from ray_anystorage.checkpoint.read import commit
+from ray_anystorage.checkpoint.save import Part
+from ray_anystorage.checkpoint.saver import Saver, Writers
+from ray_anystorage.checkpoint.staging import Staging
+from ray_anystorage.discovery.discover import discover
+from ray_anystorage.origin import Origin
+from ray_anystorage.settings import read_settings
+from ray_anystorage.transfer.slots import writers_per_node
+from ray_anystorage.transfer.store import Store
+
+_ATTEMPT = "bench"
+_READ = 4 << 20
+_STORE_CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a node is told when it joins a benchmark.
+
+    Attributes
+    ----------
+    id
+        Of the benchmark.
+    node
+        Of this node.
+    nodes
+        That take part.
+    grant
+        For the bucket; ``None`` where there is none.
+    """
+
+    id: str
+    node: str
+    nodes: int
+    grant: Carried | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One checkpoint, or one node's part of it: its name, which report it is, whose part, of how many."""
+
+    checkpoint: str
+    report: int
+    rank: int = 0
+    world_size: int = 1
+
+
+class NodeBench:
+    """One node. All that it writes lies in the benchmark's folders."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._environment = discover(nodes=order.nodes)
+        self._places = places_of(self._environment, order.id, order.grant)
+        local = self._environment.place("local")
+        root = local.root if local is not None and local.usable else tempfile.gettempdir()
+        self._own = os.path.join(root, ".anystorage-bench", order.id, f"node-{order.node[:12]}")
+        self._source = os.path.join(self._own, "source")
+        self._doing, self._since = "looking at storage", time.time()
+        self._savers: dict[tuple[str, int], Saver] = {}
+        self._stock: dict[str, StockPath] = {}
+        self._staging: Staging | None = None
+        os.makedirs(os.path.join(self._own, "tmp"), mode=0o700, exist_ok=True)
+        tempfile.tempdir = os.path.join(self._own, "tmp")
+        self._enter()
+
+    def facts(self) -> dict[str, Any]:
+        """What this node is, what it sees of each tier, and what earlier benchmarks left there, which is removed."""
+        self._is("measuring itself")
+        swept, problems = [], {}
+        for tier, place in self._places.items():
+            try:
+                swept += place.sweep()
+            except Exception as error:  # noqa: BLE001 - a tier that fails is one of the things to find out
+                problems[tier] = f"{type(error).__name__}: {error}"
+        return {
+            "hostname": socket.gethostname(),
+            "cpu": _cpu(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "limits": asdict(raw.node_limits()),
+            "local": self._own,
+            "room": room(self._own),
+            "tiers": {
+                place.tier: self._tier(place.tier, problems.get(place.tier)) for place in self._environment.places
+            },
+            "swept": swept,
+        }
+
+    def limits(self, tier: str, most_bytes: int) -> dict[str, Any]:
+        """What a tier gives this node, as plain values of :class:`TierLimits`."""
+        self._is(f"{tier}: its limits")
+        place = self._places[tier]
+        if place.is_bucket:
+            store = place.recipe("raw").open()
+            most = min(_STORE_CONNECTIONS, store.limits.requests)
+            found = raw.store_limits(store, self._order.node, most=most, most_bytes=most_bytes, note=_ignore)
+            return asdict(found)
+        folder = self._raw_folder(tier)
+        try:
+            return asdict(raw.mount_limits(folder, most=4, most_bytes=most_bytes, note=_ignore))
+        finally:
+            shutil.rmtree(folder)
+
+    def limits_together(self, tier: str, connections: tuple[int, int]) -> tuple[float, float]:
+        """Bytes per second written and read by this node while the others do the same."""
+        self._is(f"{tier}: its limits, all nodes at once")
+        place = self._places[tier]
+        if place.is_bucket:
+            return raw.together(place.recipe("raw").open(), self._order.node, connections, note=_ignore)
+        folder = self._raw_folder(tier)
+        try:
+            return raw.mount_together(folder, connections)
+        finally:
+            shutil.rmtree(folder)
+
+    def write_source(self, shape: Shape, piece: Piece) -> None:
+        """Have a checkpoint to save, or one node's part of one; every byte differs from the last one's."""
+        self._is(f"writing {shape.name}")
+        shutil.rmtree(self._source, ignore_errors=True)
+        os.makedirs(self._source)
+        files = shape.files
+        if piece.world_size > 1:  # two ranks may not save the same name
+            files = tuple((f"rank-{piece.rank}/{path}", size) for path, size in files)
+        write(replace(shape, files=files), self._source)
+
+    def save(self, tier: str, piece: Piece) -> Took:
+        """Save it as a run's worker does, staged as ``anystorage.report`` does: ``stall`` is what training waits."""
+        self._is(f"{tier}: saving")
+        saver = self._saver(tier, piece.rank)
+        part = Part(piece.checkpoint, _ATTEMPT, piece.rank, piece.world_size, piece.report)
+        self._staging = self._staging or Staging(f"bench-{self._order.id}", 1)
+        staging, stall = self._staging, 0.0
+
+        def act() -> Any:
+            nonlocal stall
+            start = time.perf_counter()
+            staged = staging.stage(self._source, keep=False)
+            stall = time.perf_counter() - start
+            saver.save(staged.directory if staged else self._source, part)
+            if piece.world_size == 1:
+                commit(saver.home, piece.checkpoint, _ATTEMPT, report=piece.report)
+            return staged
+
+        took, staged = metered(act, saver.home.counters)
+        if staged is not None:
+            staging.give_back(staged)  # the other path saves the same files
+        return replace(took, stall=stall if staged is not None else took.seconds)
+
+    def commit(self, tier: str, piece: Piece) -> float:
+        """Put the parts of all nodes together, as the controller does; seconds."""
+        took, _ = metered(lambda: commit(self._home(tier), piece.checkpoint, _ATTEMPT, report=piece.report))
+        return took.seconds
+
+    def restore(self, tier: str, piece: Piece, expected: int, cold: bool) -> Took:
+        """Open it as ``get_checkpoint().as_directory()`` does and read every byte.
+
+        Parameters
+        ----------
+        expected
+            Bytes that it has.
+        cold
+            Whether this node's cache and memory are emptied before.
+        """
+        self._is(f"{tier}: restoring, {'cold' if cold else 'warm'}")
+        node = self._enter()  # another session: what was verified before does not count
+        place, home = self._places[tier], self._home(tier)
+        if cold:
+            shutil.rmtree(node.cache_folder, ignore_errors=True)
+            self._forget_pages(place, "home", piece.checkpoint)
+        opened = Origin(place.recipe("home"), None, piece.checkpoint, _ATTEMPT).opened(home=home, node=node)
+
+        def act() -> int:
+            with opened.directory() as directory:
+                return _read_all(directory)
+
+        fetched = home.counters.bytes_fetched
+        took, read = metered(act, home.counters)
+        _check(read, expected)
+        return replace(took, fetched=home.counters.bytes_fetched - fetched if place.is_bucket else None)
+
+    def stock_save(self, tier: str, piece: Piece) -> Took:
+        """Save the same files as Ray does without this package."""
+        self._is(f"{tier}: saving by Ray's own path")
+        path = self._stock_path(tier)
+        took, _ = metered(lambda: path.save(self._source, piece.checkpoint))
+        return replace(took, stall=took.seconds)
+
+    def stock_restore(self, tier: str, piece: Piece, expected: int) -> Took:
+        """Open and read them as Ray does without this package."""
+        self._is(f"{tier}: restoring by Ray's own path")
+        path = self._stock_path(tier)
+        self._forget_pages(self._places[tier], "stock", piece.checkpoint)
+
+        def act() -> int:
+            with path.directory(piece.checkpoint) as directory:
+                return _read_all(directory)
+
+        took, read = metered(act)
+        _check(read, expected)
+        return took
+
+    def drop_source(self) -> None:
+        """Remove what was saved from, as training code does: what is in the cache is then the cache's alone."""
+        shutil.rmtree(self._source, ignore_errors=True)
+
+    def drop(self, tier: str, piece: Piece) -> None:
+        """Remove a checkpoint from the tier, by both paths, and from this node."""
+        self._is(f"{tier}: removing what was saved")
+        place = self._places[tier]
+        if piece.rank == 0:
+            for above in ("home", "stock"):
+                place.remove(above, piece.checkpoint)
+        shutil.rmtree(os.path.join(self._own, "node", "cache"), ignore_errors=True)
+
+    def doing(self) -> tuple[str, float]:
+        """What it does now, and for how many seconds."""
+        return self._doing, time.time() - self._since
+
+    def rest(self) -> None:
+        """Nothing is to do."""
+        self._is("waiting")
+
+    def _is(self, doing: str) -> None:
+        self._doing, self._since = doing, time.time()
+
+    def _enter(self) -> Node:
+        share = read_settings().cache_share or 1.0
+        node = Node(os.path.join(self._own, "node"), f"bench-{secrets.token_hex(4)}", share)
+        os.makedirs(node.folder, mode=0o700, exist_ok=True)
+        enter(node)
+        return node
+
+    def _home(self, tier: str) -> Store:
+        return self._saver(tier, 0).home
+
+    def _saver(self, tier: str, rank: int) -> Saver:
+        if (tier, rank) not in self._savers:
+            place, node = self._places[tier], self._enter()
+            run = place.recipe("home").uri
+            self._savers[tier, rank] = Saver(
+                home=place.home(),
+                threshold=1 << 62,
+                writers=None if place.is_bucket else Writers(node.slots, writers_per_node(self._order.nodes)),
+                cache=node.cache,
+                run=run,
+                journal=Journal(node.journals, run, rank),
+            )
+        return self._savers[tier, rank]
+
+    def _stock_path(self, tier: str) -> StockPath:
+        if tier not in self._stock:
+            self._stock[tier] = StockPath(self._places[tier])
+        return self._stock[tier]
+
+    def _raw_folder(self, tier: str) -> str:
+        recipe: Any = self._places[tier].recipe("raw", self._order.node)
+        os.makedirs(recipe.root, exist_ok=True)
+        return str(recipe.root)
+
+    def _tier(self, tier: str, problem: str | None) -> dict[str, Any]:
+        place = self._environment.place(tier)  # type: ignore[arg-type]
+        if place is None:
+            raise ValueError(f"{tier} is no tier")
+        if place.problem is not None:
+            problem = str(place.problem.error())
+        elif problem is None and place.usable and tier not in self._places:
+            problem = "there are no credentials for the bucket"
+        free = room(place.root) if place.usable and place.bucket is None and os.path.exists(place.root) else None
+        return {
+            "root": place.root,
+            "state": place.state if problem is None else "failed",
+            "description": place.description,
+            "bucket": place.bucket is not None,
+            "shared": place.network or place.bucket is not None or (place.location.explicit and tier != "local"),
+            "problem": problem,
+            "room": free,
+        }
+
+    def _forget_pages(self, place: BenchPlace, *names: str) -> None:
+        recipe: Any = place.recipe(*names)
+        if place.is_bucket or not hasattr(os, "posix_fadvise"):
+            return
+        for path, _ in _files(recipe.root):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def clean(order: Order) -> list[str]:
+    """Remove everything that a benchmark wrote, as far as this node can reach it; what could not be removed, and why.
+
+    For a process of its own, after those of the benchmark were ended.
+    """
+    environment = discover(nodes=order.nodes)
+    places, left = places_of(environment, order.id, order.grant), []
+    roots = [place.place.root for place in places.values() if not place.is_bucket]
+    if "local" not in places:
+        roots.append(tempfile.gettempdir())
+        shutil.rmtree(os.path.join(tempfile.gettempdir(), ".anystorage-bench", order.id), ignore_errors=True)
+    for place in places.values():
+        try:
+            place.remove()
+        except Exception as error:  # noqa: BLE001 - each tier is cleaned, whatever another one does
+            left.append(f"{place.recipe().uri}: {type(error).__name__}: {error}")
+    return left
+
+
+def _files(directory: str) -> Iterator[tuple[str, int]]:
+    for above, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(above, name)
+            yield path, os.stat(path).st_size
+
+
+def _read_all(directory: str) -> int:
+    """Bytes of all files but this package's own, each read to its end."""
+    buffer, moved = bytearray(_READ), 0
+    for path, _ in _files(directory):
+        if f"{os.sep}.anystorage{os.sep}" in path[len(directory) :] or path.endswith(".metadata.json"):
+            continue
+        with open(path, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                moved += count
+    return moved
+
+
+def _check(read: int, expected: int) -> None:
+    if read != expected:
+        raise RuntimeError(f"{read} bytes came back of {expected} that were saved")
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+    except FileNotFoundError:
+        return platform.processor() or "unknown"
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+def limits_of(said: dict[str, Any]) -> TierLimits:
+    """The limits that a node measured."""
+    return TierLimits.from_dict(said)

@@ -1,0 +1,134 @@
+"""Where a benchmark's data lies: one folder of its own in each tier, which is all that it writes and all it removes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ray_anystorage.checkpoint.small_files import patiently
+from ray_anystorage.credentials.grant import Mode
+from ray_anystorage.environment import Environment, Place
+from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
+from ray_anystorage.home.store import HomeStore
+from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
+from ray_anystorage.transfer.store import Store
+
+FOLDER = ".anystorage-bench"
+FULL = 0.9  # share of a disk that is never passed
+_ID = re.compile(r"(\d+)-[0-9a-f]{8}")
+_OLD = 24 * 3600.0  # seconds after which nobody waits for a benchmark any more
+_CALL_TIMEOUT = 60.0  # seconds of one call on a mount
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The bucket's grant as it travels: mode, source and harmless variables."""
+
+    mode: Mode
+    source: str
+    env_vars: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlace:
+    """A benchmark's folder in one tier.
+
+    Attributes
+    ----------
+    place
+        The tier, usable.
+    id
+        Of the benchmark.
+    grant
+        For a bucket.
+    """
+
+    place: Place
+    id: str
+    grant: Carried | None
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the tier is a bucket."""
+        return self.place.bucket is not None
+
+    def recipe(self, *names: str) -> StoreRecipe:
+        """How to open a folder below it."""
+        return self._above().child("/".join((self.id, *names)))
+
+    def home(self) -> Store:
+        """The home of the benchmark's checkpoints, as a run's is opened."""
+        recipe = self.recipe("home")
+        if isinstance(recipe, MountRecipe):
+            os.makedirs(recipe.root, exist_ok=True)
+            home = HomeRecipe(self.place.tier, self.place.root, recipe.root, (), _CALL_TIMEOUT)
+            return HomeStore(HomeFileSystem(home))
+        return recipe.open()
+
+    def remove(self, *names: str) -> None:
+        """Remove a folder below it with all that is in it, or all of it; what is not there is no error."""
+        recipe = self.recipe(*names)
+        if isinstance(recipe, MountRecipe):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(recipe.root)
+            if not names:
+                with contextlib.suppress(OSError):  # another benchmark has its folder there
+                    os.rmdir(os.path.dirname(recipe.root))
+            return
+        store = recipe.open()
+        keys = [key for key, _ in patiently(lambda: list(store.list("")))]
+        patiently(lambda: store.delete(keys))
+        for key, token in list(store.unfinished("")):
+            store.discard(key, token)
+
+    def sweep(self) -> list[str]:
+        """Remove what benchmarks left that nobody waits for any more; what was removed."""
+        removed = []
+        for name in sorted(set(self._names())):
+            match = _ID.fullmatch(name)
+            if match is not None and time.time() - int(match[1]) > _OLD:
+                BenchPlace(self.place, name, self.grant).remove()
+                removed.append(f"{self.place.root}/{FOLDER}/{name}")
+        return removed
+
+    def _names(self) -> Iterator[str]:
+        if self.place.bucket is None:
+            with contextlib.suppress(FileNotFoundError):
+                yield from os.listdir(os.path.join(self.place.root, FOLDER))
+            return
+        above = self._above().open()
+        yield from (key.partition("/")[0] for key, _ in patiently(lambda: list(above.list(""))))
+
+    def _above(self) -> StoreRecipe:
+        """The folder of all benchmarks."""
+        if self.place.bucket is None:
+            return MountRecipe(self.place.root).child(FOLDER)
+        if self.grant is None:
+            raise ValueError(f"{self.place.root}: without credentials a bucket has no folder")
+        address = self.place.bucket
+        return BucketRecipe(address, self.grant.mode, self.grant.source, self.grant.env_vars).child(FOLDER)
+
+
+def new_id(token: str) -> str:
+    """The name of a benchmark that begins now; ``token`` has eight hexadecimal digits."""
+    return f"{int(time.time())}-{token}"
+
+
+def places_of(environment: Environment, id: str, grant: Carried | None) -> dict[str, BenchPlace]:
+    """A folder for each tier that can be used here, by tier."""
+    return {
+        place.tier: BenchPlace(place, id, grant)
+        for place in environment.places
+        if place.usable and (place.bucket is None or grant is not None)
+    }
+
+
+def room(path: str) -> int:
+    """Bytes that may be written below a path before its disk is fuller than :data:`FULL`."""
+    usage = shutil.disk_usage(path)
+    return max(0, int(usage.total * FULL) - (usage.total - usage.free))

@@ -1,0 +1,112 @@
+"""How large a benchmark's checkpoints can be, within the time, bytes and room that there are: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_anystorage.bench.judge import Limits
+from ray_anystorage.bench.shapes import Shape, scaled
+
+_SOURCE_RATE = 4e8  # bytes per second at which a checkpoint's content is made
+_LOCAL_RATE = 1e9  # at which what is in memory or in the cache is read
+_COPIES_ON_DISK = 3  # of a checkpoint on a node's own disk: the source, the cache, what Ray's own path fetched
+_COPIES_THERE = 2  # in the tier: by both paths
+_STOCK_SLOWER = 4.0  # times as long as ours, to plan with
+_HALVINGS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What there is for one shape in one tier.
+
+    Attributes
+    ----------
+    seconds
+        Until it should be done.
+    bytes
+        That may be written to the tier.
+    room
+        Bytes that the tier, where it is a disk, takes before it is fuller than it may be; ``None`` for a bucket.
+    local_room
+        The same of the node's own disk that has least.
+    rounds
+        That are to be made.
+    nodes
+        That take part.
+    stock
+        Whether Ray's own path is measured beside ours.
+    """
+
+    seconds: float
+    bytes: int
+    room: int | None
+    local_room: int
+    rounds: int
+    nodes: int
+    stock: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A shape that fits, and whether Ray's own path fits with it.
+
+    Attributes
+    ----------
+    seconds
+        That all rounds should take.
+    stock_seconds
+        That Ray's own path should take for one save.
+    """
+
+    shape: Shape
+    seconds: float
+    stock: bool
+    stock_seconds: float
+
+
+def fit(shape: Shape, limits: Limits, means: Means) -> Sized | None:
+    """The largest form of a shape that fits; ``None`` where none does."""
+    bytes_there = shape.bytes
+    for _ in range(_HALVINGS):
+        smaller = scaled(shape, bytes_there)
+        for stock in (True, False) if means.stock else (False,):
+            sized = _sized(smaller, limits, means, stock=stock)
+            if _has_room(smaller, means, stock=stock) and sized.seconds <= means.seconds:
+                return sized
+        bytes_there = bytes_there * 2 // 3
+    return None
+
+
+def round_bytes(shape: Shape, nodes: int, *, stock: bool) -> int:
+    """Bytes that one round writes to a tier: by one node, and by all of them where there are several."""
+    return shape.bytes * (2 if nodes > 1 else 1) * (2 if stock else 1)
+
+
+def _has_room(shape: Shape, means: Means, *, stock: bool) -> bool:
+    written = means.rounds * round_bytes(shape, means.nodes, stock=stock)
+    there = shape.bytes * (_COPIES_THERE if stock else 1)
+    return (
+        written <= means.bytes
+        and shape.bytes * _COPIES_ON_DISK <= means.local_room
+        and (means.room is None or there <= means.room)
+    )
+
+
+def _sized(shape: Shape, limits: Limits, means: Means, *, stock: bool) -> Sized:
+    sizes = [size for _, size in shape.files]
+    save = limits.transfer(sizes, reading=False).seconds
+    restore = limits.transfer(sizes, reading=True).seconds
+    stock_save = _stock_seconds(sizes, limits)
+    ours = shape.bytes / _SOURCE_RATE + save + restore + 2 * shape.bytes / _LOCAL_RATE
+    if means.nodes > 1:
+        ours += save + limits.transfer(sizes, reading=True, nodes=means.nodes).seconds + shape.bytes / _SOURCE_RATE
+    theirs = (stock_save + restore * _STOCK_SLOWER) * (2 if means.nodes > 1 else 1) if stock else 0.0
+    return Sized(shape, means.rounds * (ours + theirs), stock, stock_save)
+
+
+def _stock_seconds(sizes: list[int], limits: Limits) -> float:
+    """pyarrow sends one file after the other to S3, three requests for each."""
+    if not limits.is_bucket:
+        return limits.transfer(sizes, reading=False).seconds
+    trip = limits.tier.latency["put 4 KiB"]["p50"]
+    return 3 * trip * len(sizes) + sum(sizes) / limits.tier.write.one / 2
