@@ -23,50 +23,45 @@ def proposals(tiers: Sequence[TierFound], cells: Sequence[Cell], threshold: int)
     threshold
         Bytes, as it is set now.
     """
-    return (*_threshold(cells, threshold), *_timeouts(tiers))
+    return (*_threshold(tiers, cells, threshold), *_timeouts(tiers))
 
 
-def _threshold(cells: Sequence[Cell], now: int) -> Iterator[Proposal]:
-    """The size from which on the bucket takes a checkpoint sooner than the mount, by the largest that both saved.
+def _threshold(tiers: Sequence[TierFound], cells: Sequence[Cell], now: int) -> Iterator[Proposal]:
+    """The size from which on the bucket takes a checkpoint sooner than the mount.
 
-    With a time for the first byte and a rate for the others, from two sizes of each, the lines cross there.
+    Each takes some time for the first byte and then goes at its rate; there the two lines cross.
     """
-    bucket = _line([cell for cell in _saves(cells) if cell.tier == "artifact"])
-    mounts = {tier: line for tier in NFS_TIERS if (line := _line([c for c in _saves(cells) if c.tier == tier]))}
-    if bucket is None or not mounts:
+    lines = {tier.tier: line for tier in tiers if (line := _line(tier, cells)) is not None}
+    mount = next((tier for tier in NFS_TIERS if tier in lines), None)
+    if mount is None or "artifact" not in lines:
         return
-    tier, mount = next(iter(mounts.items()))
-    if bucket[1] < mount[1] * _QUICKER:
+    (late_there, there), (late, rate) = lines["artifact"], lines[mount]
+    if there < rate * _QUICKER:
         return
-    crossing = (bucket[0] - mount[0]) / (1 / mount[1] - 1 / bucket[1])
-    size = int(min(DEFAULT_THRESHOLD, max(_LEAST_THRESHOLD, crossing)))
-    size = max(_TEN_MB, round(size / _TEN_MB) * _TEN_MB)
+    crossing = (late_there - late) / (1 / rate - 1 / there)
+    size = round(min(DEFAULT_THRESHOLD, max(_LEAST_THRESHOLD, crossing)) / _TEN_MB) * _TEN_MB
     if size != now:
         yield Proposal(
             f"{PREFIX}THRESHOLD",
             format_size(size).replace(" ", ""),
-            f"the bucket took {format_size(int(bucket[1]))}/s and {tier} storage {format_size(int(mount[1]))}/s: from "
-            "there on the bucket is sooner done",
+            f"the bucket takes {format_size(int(there))}/s and {mount} storage {format_size(int(rate))}/s: what is larger "
+            "is sooner done there",
         )
 
 
-def _saves(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.path == "anystorage" and cell.operation == "save"]
-
-
-def _line(cells: Sequence[Cell]) -> tuple[float, float] | None:
-    """Seconds for nothing, and bytes per second, by the smallest and the largest checkpoint of a few files."""
-    few = sorted((cell for cell in cells if cell.files <= _FEW), key=lambda cell: cell.bytes)
-    if not few:
+def _line(tier: TierFound, cells: Sequence[Cell]) -> tuple[float, float] | None:
+    """Seconds before and after the data, and bytes per second of all nodes: the rate is what the tier takes at most."""
+    saves = [
+        c for c in cells if c.tier == tier.tier and c.path == "anystorage" and c.operation == "save" and c.files <= _FEW
+    ]
+    if not saves or not tier.limits:
         return None
-    small, large = few[0], few[-1]
-    if large.bytes < 2 * small.bytes:
-        return 0.0, large.rate
-    rate = (large.bytes - small.bytes) / max(1e-9, large.seconds.mean - small.seconds.mean)
-    return (max(0.0, small.seconds.mean - small.bytes / rate), rate) if rate > 0 else (0.0, large.rate)
+    rate = next(iter(tier.limits.values())).write.best.rate
+    late = min(max(0.0, cell.seconds.mean - cell.bytes / rate) for cell in saves)
+    return late, tier.together[0] if tier.together is not None else rate
 
 
-_FEW = 100
+_FEW = 100  # files, whose number is not what takes the time
 
 
 def _timeouts(tiers: Sequence[TierFound]) -> Iterator[Proposal]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray_anystorage.bench.advise import proposals
@@ -15,43 +16,21 @@ from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
 from ray_anystorage.bench.rounds import Match
 from ray_anystorage.bench.shapes import Shape
 from ray_anystorage.bench.sizing import Means, fit, round_bytes
+from ray_anystorage.bench.wanted import LEAST_ROUNDS, Wanted
 from ray_anystorage.errors import BenchError
 from ray_anystorage.units import format_seconds, format_size
 
-LEAST_ROUNDS = 3  # noise cannot be told from fewer
 _LIMITS_SHARE = 0.25  # of the time, for limits of nodes one at a time
 _LIMITS_BYTES_SHARE = 0.2
 _LIMITS_WITHIN = 120.0  # seconds
 _LEAST_SECONDS = 2.0  # for one shape
 
+_FAIRNESS = (
+    "Ray's own path is what a run without this package has: pyarrow with Ray's settings. On a mount it does not sync "
+    "what it writes, and nowhere does it compare what it reads with what was saved; this package does both. Both read every "
+    "byte of what they restore, with the memory of the system emptied of it, but for what is called warm.",
+)
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for.
-
-    Attributes
-    ----------
-    seconds, bytes
-        That all of it may take, and write.
-    rounds
-        Of each cell, where there is time for them.
-    tiers
-        To measure; all where empty.
-    stock
-        Whether Ray's own path is measured beside ours.
-    threshold
-        Bytes, as it is set.
-    """
-
-    seconds: float
-    bytes: int
-    rounds: int
-    tiers: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    stock: bool
-    threshold: int
 
 
 class Job:
@@ -80,14 +59,14 @@ class Job:
         if not self._crew.members:
             raise BenchError(f"no node takes part: {'; '.join(f'{node}: {why}' for node, why in refused.items())}")
         self._look()
-        wanted = [tier for tier, found in self._tiers.items() if found.problem is None]
+        limits: dict[str, Limits] = {}
+        for tier in [tier for tier, found in self._tiers.items() if found.problem is None]:
+            with self._noting(tier):
+                limits[tier] = self._limits(tier, len(self._tiers) - len(limits))
+        wanted = [tier for tier in limits if self._holds_checkpoints(tier, limits)]
         for number, tier in enumerate(wanted):
-            try:
-                self._measure(tier, left=len(wanted) - number)
-            except BenchError as error:
-                self._tell(f"{tier}: {error.message}")
-                self._tiers[tier] = replace(self._tiers[tier], problem=error.message)
-                self._crew.renew()
+            with self._noting(tier):
+                self._checkpoints(tier, limits[tier], left=len(wanted) - number)
         self._complete = True
 
     def report(self) -> BenchReport:
@@ -103,7 +82,7 @@ class Job:
             tiers=tiers,
             cells=tuple(self._cells),
             proposals=proposals(tiers, self._cells, wanted.threshold),
-            notes=(*self._notes, f"{format_size(self._written)} were written to the tiers"),
+            notes=(*self._notes, *_FAIRNESS, f"{format_size(self._written)} were written to the tiers"),
         )
 
     def _look(self) -> None:
@@ -121,16 +100,35 @@ class Job:
             if any(one["state"] != "absent" for one in seen):
                 self._tiers[tier] = _found(tier, seen)
 
-    def _measure(self, tier: str, *, left: int) -> None:
-        members = [member for member in self._crew.members if self._seen(member, tier)["state"] == "usable"]
-        limits = self._limits(tier, members, left)
-        shapes = self._wanted.shapes
+    @contextlib.contextmanager
+    def _noting(self, tier: str) -> Iterator[None]:
+        """Note what fails of a tier, and go on with the next one."""
+        try:
+            yield
+        except BenchError as error:
+            self._tell(f"{tier}: {error.message}")
+            self._tiers[tier] = replace(self._tiers[tier], problem=error.message)
+            self._crew.renew()
+
+    def _holds_checkpoints(self, tier: str, limits: Mapping[str, Limits]) -> bool:
+        """Whether runs may live there: on a node's own disk only where there is nothing else, or it was asked for."""
+        if tier != "local" or tier in self._wanted.tiers or set(limits) == {"local"}:
+            return True
+        self._skip(tier, "checkpoints: runs do not live there where another tier is (--tier local measures them)")
+        return False
+
+    def _members(self, tier: str) -> list[Member]:
+        return [member for member in self._crew.members if self._seen(member, tier)["state"] == "usable"]
+
+    def _checkpoints(self, tier: str, limits: Limits, *, left: int) -> None:
+        members, shapes = self._members(tier), self._wanted.shapes
         for number, shape in enumerate(shapes):
             cells_left = len(shapes) - number + (left - 1) * len(shapes)
             self._shape(tier, shape, members, limits, self._time_left() / cells_left, self._bytes_left() // cells_left)
 
-    def _limits(self, tier: str, members: Sequence[Member], tiers_left: int) -> Limits:
+    def _limits(self, tier: str, tiers_left: int) -> Limits:
         """One node at a time, as many as there is time for, then all at once."""
+        members = self._members(tier)
         until = time.monotonic() + self._time_left() * _LIMITS_SHARE / tiers_left
         most = int(self._bytes_left() * _LIMITS_BYTES_SHARE / tiers_left / len(members))
         found: dict[str, TierLimits] = {}

@@ -88,7 +88,7 @@ class Verdict:
     bound
         The resource that takes longest by the limits; ``"CPU"`` where the cores were busy.
     why
-        In a sentence.
+        In a phrase.
     advice
         What would change it; empty where nothing does.
     """

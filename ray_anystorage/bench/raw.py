@@ -75,10 +75,11 @@ def store_limits(store: Store, folder: str, *, most: int, most_bytes: int, note:
         note(CHUNK_BYTES)
         return CHUNK_BYTES
 
+    put(0)  # opens a connection, and has the store make what it makes for the first object
     writes = climb(put, most, may=left.has)
     there = writes[-1].connections
     reads = climb(get, most)
-    latency, objects = _small_objects(store, folder, writes[-1].connections)
+    latency, objects = _small_objects(store, folder, most)
     return TierLimits(
         Direction(writes, objects["put"]), Direction(reads, objects["get"]), CHUNK_BYTES, latency, direct=None
     )
@@ -183,8 +184,8 @@ def _step(request: Callable[[int], int], count: int, seconds: float) -> float:
         return moved / (time.perf_counter() - start)
 
 
-def _small_objects(store: Store, folder: str, connections: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Latencies of single requests, and objects per second over so many connections."""
+def _small_objects(store: Store, folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Latencies of single requests, and objects per second over as many connections as help."""
     data, into = os.urandom(_SMALL), memoryview(bytearray(_SMALL))
     key = f"{folder}/small"
     large = memoryview(bytearray(CHUNK_BYTES))
@@ -203,10 +204,14 @@ def _small_objects(store: Store, folder: str, connections: int) -> tuple[dict[st
         return 1
 
     def get(thread: int) -> int:
-        store.read_range(f"{folder}/small-{thread}", 0, memoryview(bytearray(_SMALL)))
+        store.read_range(f"{folder}/small-{thread % there}", 0, memoryview(bytearray(_SMALL)))
         return 1
 
-    return latency, {"put": _step(put, connections, _STEP), "get": _step(get, connections, _STEP)}
+    puts = climb(put, most)
+    there = puts[-1].connections
+    return latency, {
+        name: max(rung.rate for rung in rungs) for name, rungs in (("put", puts), ("get", climb(get, most)))
+    }
 
 
 def _small_files(folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -254,7 +259,7 @@ def _all_at_once(actions: list[Callable[[], int]]) -> float:
     """Bytes per second by actions that begin together."""
     with ThreadPoolExecutor(len(actions)) as pool:
         start = time.perf_counter()
-        moved = sum(pool.map(lambda action: action(), actions))
+        moved: int = sum(pool.map(lambda action: action(), actions))
         return moved / (time.perf_counter() - start)
 
 

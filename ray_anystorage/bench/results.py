@@ -61,7 +61,8 @@ class Cell:
     runs
         Every one of them.
     limit
-        Seconds that it takes at least by the limits that were measured.
+        Seconds that it takes at least by the limits that were measured; ``None``, as is its share, for what comes out
+        of the node's own memory.
     share, bound, why, advice
         As :class:`ray_anystorage.bench.judge.Verdict` has them.
     """
@@ -74,8 +75,8 @@ class Cell:
     files: int
     bytes: int
     runs: tuple[Measured, ...]
-    limit: float
-    share: float
+    limit: float | None
+    share: float | None
     bound: str
     why: str
     advice: str

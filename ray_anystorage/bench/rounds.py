@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ray_anystorage.bench.crew import Crew, Member
 from ray_anystorage.bench.judge import Limits, judge
@@ -76,9 +77,10 @@ class Match:
                 if path == "stock":
                     self._note("restore", path, [self._one(first, "stock_restore", self._tier, piece, shape.bytes)])
                     continue
-                for operation, cold in (("restore warm", False), ("restore", True)):
+                turns: tuple[tuple[Operation, bool], ...] = (("restore warm", False), ("restore", True))
+                for operation, cold in turns:
                     took = self._one(first, "restore", self._tier, piece, shape.bytes, cold)
-                    self._note(operation, path, [took])  # type: ignore[arg-type]
+                    self._note(operation, path, [took])
         finally:
             self._one(first, "drop", self._tier, piece)
 
@@ -143,18 +145,22 @@ class Match:
             files=len(sizes) * nodes,
             bytes=sum(sizes) * nodes,
             runs=tuple(runs),
-            limit=limit.least,
-            share=0.0,
-            bound="",
-            why="",
+            limit=None,
+            share=None,
+            bound="the node's cache",
+            why="it comes from the node's own disk or memory",
             advice="",
         )
+        if operation == "restore warm":
+            return cell
         cpu = sum(run.cpu for run in runs) / len(runs)
-        verdict = judge(limit, cell.seconds.mean, cpu, self._limits.node.cores)
-        return replace(cell, share=verdict.share, bound=verdict.bound, why=verdict.why, advice=verdict.advice)
+        found = judge(limit, cell.seconds.mean, cpu, self._limits.node.cores)
+        return replace(
+            cell, limit=limit.least, share=found.share, bound=found.bound, why=found.why, advice=found.advice
+        )
 
-    def _one(self, member: Member, method: str, *arguments: object) -> object:
+    def _one(self, member: Member, method: str, *arguments: object) -> Any:
         return self._crew.one(member, method, *arguments, within=self._within)
 
-    def _each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[object]:
+    def _each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
         return self._crew.each(self._members, method, arguments, self._within)

@@ -15,10 +15,11 @@ import ray
 
 from ray_anystorage._version import __version__
 from ray_anystorage.bench.crew import Crew, Look
-from ray_anystorage.bench.job import Job, Tell, Wanted
+from ray_anystorage.bench.job import Job, Tell
 from ray_anystorage.bench.node import Order
 from ray_anystorage.bench.place import Carried, new_id
 from ray_anystorage.bench.results import BenchReport
+from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.checkup import node_variables
 from ray_anystorage.cluster.broker import await_agents, feeding
 from ray_anystorage.cluster.nodes import NODE_TIMEOUT, alive_nodes
@@ -45,7 +46,7 @@ class Watcher:
 
 @contextlib.contextmanager
 def cluster(tell: Callable[[str], None]) -> Iterator[None]:
-    """Be connected to the cluster of this process, of ``RAY_ADDRESS`` or of this node; else to one that is started here.
+    """Be connected to the cluster of this process, of ``RAY_ADDRESS`` or of this node; else start one here.
 
     Raises
     ------

@@ -1,125 +1,133 @@
-"""``ray-anystorage bench``: what storage can do for a job's checkpoints."""
+"""``ray-anystorage bench``: measures storage as training uses it, on the cluster where it is started."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_anystorage.cli.failure import failures_shown, write_json
+from ray_anystorage.cli.bench_compare import compare
+from ray_anystorage.cli.bench_simulate import simulate
+from ray_anystorage.cli.failure import FAILED, failures_shown
+from ray_anystorage.environment import TIERS
 
 if TYPE_CHECKING:
-    from ray_anystorage.bench.model import Forecast, Job, Site
+    from ray_anystorage.bench.results import BenchReport
+    from ray_anystorage.bench.wanted import Wanted
+
+_INTERRUPTED = 130  # as a shell has it
 
 
-@click.group(short_help="What storage can do for a job's checkpoints.")
-def bench() -> None:
-    """What storage can do for a job's checkpoints."""
+@click.group(invoke_without_command=True, short_help="What storage can do for a job's checkpoints.")
+@click.option("--budget", metavar="TIME", default="5m", show_default=True, help="That it may take, about.")
+@click.option("--max-bytes", metavar="SIZE", default="20GiB", show_default=True, help="That it may write to the tiers.")
+@click.option("--tier", "tiers", type=click.Choice(TIERS), multiple=True, help="Only this one; may be repeated.")
+@click.option("--shape", "shapes", metavar="NAME", multiple=True, help="Only this one; may be repeated.")
+@click.option("--rounds", type=click.IntRange(min=3), default=5, show_default=True, help="Of each, if there is time.")
+@click.option("--stock/--no-stock", default=True, show_default=True, help="Measure Ray's own path beside ours.")
+@click.option("--output", metavar="PATH", help="Begins the names of the report's files.  [default: anystorage-bench-…]")
+@click.option("--apply", "settings", metavar="FILE", help="Write the proposed settings there, as lines NAME=VALUE.")
+@click.option("--artifact-storage", metavar="URI", help="The bucket folder, where the environment names another.")
+@click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
+@click.option("--dry-run", is_flag=True, help="Say what it would write and cost, and end.")
+@click.pass_context
+def bench(context: click.Context, /, **said: Any) -> None:
+    """Measure storage as training uses it: what each tier gives each node at most, then saves and restores of
+    checkpoints like those of real jobs, by this package and by Ray's own path, on one node and on all of them.
 
+    Run it where the cluster is: ray job submit -- ray-anystorage bench, on any node of it, or on one machine. It writes
+    to a folder of its own in each tier, never fills a disk over 90 %, and removes what it wrote, also on Ctrl-C. The
+    report is a table, a JSON file and a page that opens in any browser.
 
-@bench.command(short_help="Calculate it for a cluster that is not here.")
-@click.option("--nodes", type=click.IntRange(min=1), required=True, help="That save and restore together.")
-@click.option("--checkpoint", metavar="SIZE", required=True, help="Of one checkpoint over all nodes: 2TiB.")
-@click.option("--interval", metavar="TIME", default="30m", show_default=True, help="Between two checkpoints.")
-@click.option("--files", type=click.IntRange(min=1), default=8, show_default=True, help="Of one node's share.")
-@click.option("--link", metavar="RATE", default="3.125GB", show_default=True, help="Of a node, in bytes per second.")
-@click.option("--connections", type=click.IntRange(min=1), default=64, show_default=True, help="Of a node.")
-@click.option("--connection-rate", metavar="RATE", default="90MB", show_default=True, help="Of one connection.")
-@click.option("--round-trip", metavar="TIME", default="20ms", show_default=True, help="Of a small request.")
-@click.option("--store-limit", metavar="RATE", help="Of the store for all nodes; none unless said.")
-@click.option("--prefixes", type=click.IntRange(min=1), default=1, show_default=True, help="That share the requests.")
-@click.option("--disk-read", metavar="RATE", help="Of a node's local disk; no limit unless said.")
-@click.option("--disk-write", metavar="RATE", help="Of a node's local disk; no limit unless said.")
-@click.option("--cpu-per-gib", metavar="TIME", help="Of the client for each GiB; none unless said.")
-@click.option("--cores", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="For the client.")
-@click.option("--mtbf", metavar="TIME", help="Mean time between failures of one node: 5y. None fails unless said.")
-@click.option("--restart", metavar="TIME", default="2m", show_default=True, help="From a failure to the restore.")
-@click.option("--staged", is_flag=True, help="Saving copies to the local disk first.")
-@click.option("--shared", is_flag=True, help="Every node restores all of it, not its own share.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
-def simulate(as_json: bool, **said: Any) -> None:
-    """Calculate what checkpoints would cost a job: the wait for a save, the restore, the requests, the time that is
-    lost to both and to failures, and the interval that loses least.
-
-    It is a calculation, with no cluster and no store. Rates are bytes per second ("3.125GB" is a link of 25 Gbit/s).
-    Give it what `doctor` or a benchmark measured on a few nodes.
+    Shapes: dense-7b, fsdp-7b, lora, lightgbm, small-files; made smaller until they fit the time, bytes and room.
 
     \b
     Exit codes:
-      0  here it is
-      2  an argument cannot be meant
+      0    every tier that is there was measured
+      1    one failed, or no cluster can be reached
+      2    an argument or a setting cannot be meant
+      130  it was interrupted; the report has what was measured
     """
-    from ray_anystorage.bench.model import forecast
+    if context.invoked_subcommand is not None:
+        return
+    from ray_anystorage.cli.bench_table import show_outlook
 
-    with failures_shown(as_json=as_json):
-        site, job = _site(said), _job(said)
-        made = forecast(site, job)
-    if as_json:
-        write_json({"version": 1, "site": asdict(site), "job": asdict(job), "forecast": _plain(made)})
-    else:
-        _show(site, job, made)
-
-
-def _plain(made: Forecast) -> dict[str, Any]:
-    values = asdict(made)
-    for name, transfer in (("save", made.save), ("restore", made.restore)):
-        values[name] |= {"shares": dict(transfer.shares), "request_rate": transfer.request_rate}
-    return values
+    with failures_shown(), _terminated_like_interrupted():
+        wanted = _wanted(said)
+        show_outlook(wanted)
+        if said["dry_run"]:
+            return
+        report, interrupted = _run(wanted, said)
+        _write(report, said)
+    if interrupted:
+        raise SystemExit(_INTERRUPTED)
+    raise SystemExit(FAILED if any(tier.problem for tier in report.tiers) else 0)
 
 
-def _site(said: dict[str, Any]) -> Site:
-    from ray_anystorage.bench.model import Site
-    from ray_anystorage.units import parse_seconds
+bench.add_command(simulate)
+bench.add_command(compare)
 
-    cpu = parse_seconds(said["cpu_per_gib"], what="--cpu-per-gib") if said["cpu_per_gib"] else 0.0
-    return Site(
-        nodes=said["nodes"],
-        link=_rate(said, "link"),
-        connections=said["connections"],
-        connection_rate=_rate(said, "connection_rate"),
-        round_trip=parse_seconds(said["round_trip"], what="--round-trip"),
-        store_limit=_rate(said, "store_limit"),
-        prefixes=said["prefixes"],
-        disk_read=_rate(said, "disk_read"),
-        disk_write=_rate(said, "disk_write"),
-        cpu_per_byte=cpu / (1 << 30),
-        cores=said["cores"],
+
+def _wanted(said: dict[str, Any]) -> Wanted:
+    from ray_anystorage.bench.shapes import shapes_of
+    from ray_anystorage.bench.wanted import Wanted
+    from ray_anystorage.settings import read_settings
+    from ray_anystorage.units import parse_seconds, parse_size
+
+    return Wanted(
+        seconds=parse_seconds(said["budget"], what="--budget"),
+        bytes=parse_size(said["max_bytes"], what="--max-bytes"),
+        rounds=said["rounds"],
+        tiers=said["tiers"],
+        shapes=shapes_of(said["shapes"]),
+        stock=said["stock"],
+        threshold=read_settings().threshold,
     )
 
 
-def _job(said: dict[str, Any]) -> Job:
-    from ray_anystorage.bench.model import Job
-    from ray_anystorage.units import parse_seconds
+def _run(wanted: Wanted, said: dict[str, Any]) -> tuple[BenchReport, bool]:
+    from ray_anystorage.bench.run import cluster, run
+    from ray_anystorage.cli.bench_progress import progress
 
-    return Job(
-        checkpoint=_positive(said["checkpoint"], "--checkpoint"),
-        files=said["files"],
-        interval=parse_seconds(said["interval"], what="--interval"),
-        staged=said["staged"],
-        shared=said["shared"],
-        mtbf=parse_seconds(said["mtbf"], what="--mtbf") if said["mtbf"] else None,
-        restart=parse_seconds(said["restart"], what="--restart"),
-    )
+    with progress() as watcher, cluster(watcher.tell):
+        return run(wanted, watcher, credentials=said["credentials"], artifact_storage=said["artifact_storage"])
 
 
-def _rate(said: dict[str, Any], name: str) -> float | None:
-    option = f"--{name.replace('_', '-')}"
-    return float(_positive(said[name].removesuffix("/s"), option)) if said[name] else None
+def _write(report: BenchReport, said: dict[str, Any]) -> None:
+    """Show the report and keep it."""
+    from ray_anystorage.bench.advise import env_file
+    from ray_anystorage.bench.page import page
+    from ray_anystorage.cli.bench_table import show_bench
+
+    show_bench(report)
+    begin = said["output"] or f"anystorage-bench-{report.started[:19].replace(':', '')}"
+    files = {f"{begin}.json": report.to_json(), f"{begin}.html": page(report)}
+    if said["settings"]:
+        files[said["settings"]] = env_file(report.proposals)
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        click.echo(f"written: {path}")
 
 
-def _positive(text: str, option: str) -> int:
-    from ray_anystorage.errors import InvalidSizeError
-    from ray_anystorage.units import parse_size
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Have SIGTERM, which ends a job of Ray's, do what Ctrl-C does: what was written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    size = parse_size(text, what=option)
-    if size == 0:
-        raise InvalidSizeError(f"{option}={text!r}: expected more than nothing")
-    return size
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-
-def _show(site: Site, job: Job, made: Forecast) -> None:
-    from ray_anystorage.cli.simulated import forecast_text
-    from ray_anystorage.cli.text import console, prose
-
-    console().print(prose(forecast_text(site, job, made)))
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -27,11 +27,11 @@ from ray_anystorage.errors.checkpoints import (
 )
 from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, NodePreflightError
 from ray_anystorage.errors.requests import (
+    BenchError,
     ConfigClashError,
     CredentialsAgentError,
     CredentialsError,
     CredentialsNotFoundError,
-    BenchError,
     DemoError,
     ExperimentMissingError,
     HomeElsewhereError,
@@ -78,6 +78,7 @@ from ray_anystorage.errors.storage import (
 __all__ = [
     "AnyStorageError",
     "AttemptEndedError",
+    "BenchError",
     "BucketCredentialsError",
     "BucketError",
     "BucketMissingError",
@@ -93,7 +94,6 @@ __all__ = [
     "CredentialsAgentError",
     "CredentialsError",
     "CredentialsNotFoundError",
-    "BenchError",
     "DemoError",
     "DigestMismatchError",
     "EndpointRefusedError",

@@ -1,0 +1,72 @@
+"""``ray-anystorage bench compare``: what changed between two benchmarks, and whether it is more than their noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ray_anystorage.cli.failure import failures_shown, write_json
+
+if TYPE_CHECKING:
+    from ray_anystorage.bench.compare import Change
+
+
+@click.command(short_help="What changed from one report to another.")
+@click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
+def compare(before: Path, after: Path, as_json: bool) -> None:
+    """Compare two reports that bench wrote, cell by cell: how many times as fast the second is, and within what noise.
+
+    A cell counts as faster or slower only where the whole 95 % interval says so. Checkpoints of different sizes are
+    compared by their rates, with a mark.
+
+    \b
+    Exit codes:
+      0  nothing is slower
+      1  something is slower, by more than the noise
+      2  a file is no report
+    """
+    from ray_anystorage.bench.compare import changes
+    from ray_anystorage.bench.results import read_report
+
+    with failures_shown(as_json=as_json):
+        reports = [read_report(path.read_text(encoding="utf-8"), what=str(path)) for path in (before, after)]
+        found = changes(*reports)
+    if as_json:
+        write_json({"version": 1, "changes": [change.to_dict() for change in found.changes], "only": found.only})
+    else:
+        _show(found.changes, found.only)
+    raise SystemExit(1 if any(change.verdict == "slower" for change in found.changes) else 0)
+
+
+def _show(changes: tuple[Change, ...], only: dict[str, list[str]]) -> None:
+    from ray_anystorage.cli.tables import plain_table
+    from ray_anystorage.cli.text import console, prose
+    from ray_anystorage.units import format_size
+
+    table = plain_table()
+    for title in ("Tier", "Shape", "Operation", "By"):
+        table.add_column(title, no_wrap=True)
+    for title in ("Before", "After", "Times as fast", "95 %", ""):
+        table.add_column(title, justify="right", no_wrap=True)
+    for change in changes:
+        low, high = change.ratio.low, change.ratio.high
+        table.add_row(
+            change.tier,
+            change.shape,
+            change.operation + (f" ({change.nodes} nodes)" if change.nodes > 1 else ""),
+            change.path,
+            f"{format_size(int(change.before))}/s",
+            f"{format_size(int(change.after))}/s",
+            f"{change.ratio.mean:.2f}",
+            "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}",
+            change.verdict + (" (other size)" if change.other_size else ""),
+        )
+    out = console()
+    out.print(table)
+    for which, cells in only.items():
+        for cell in cells:
+            out.print(prose(f"only in {which}: {cell}", style="default"))
