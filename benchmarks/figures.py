@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks import clients
 from benchmarks.cell import Cell, Contestant
 from benchmarks.measure import RunFailedError
-from ray_anystorage.bench.noise import ratio, spread
 from benchmarks.shapes import GiB
+from ray_anystorage.bench.noise import ratio, spread
 
 _MEGA = 1e6
 Figures = dict[str, Any]

@@ -24,11 +24,11 @@ from rich.console import Console
 from benchmarks import clients, machine
 from benchmarks.clients import plain
 from benchmarks.clients.anystorage import bucket_store
-from ray_anystorage.bench.noise import spread
 from benchmarks.shapes import FAR, LOOPBACK, KiB, Shape, write_files
 from benchmarks.stage import Stage, staged
 from benchmarks.target import MiB, Target
 from ray_anystorage.bench.model import Job, Site, Transfer, restore, save
+from ray_anystorage.bench.noise import spread
 from ray_anystorage.checkpoint.contents import StoredFile
 from ray_anystorage.checkpoint.read import commit, read_contents
 from ray_anystorage.checkpoint.save import Part, begin, write_manifest

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import clients, machine, measure
-from ray_anystorage.bench.noise import ratio, spread
 from benchmarks.shapes import GiB, Shape, checksums, write_files
 from benchmarks.target import MiB, Target
+from ray_anystorage.bench.noise import ratio, spread
 from ray_anystorage.testing.s3_server import running_s3
 from ray_anystorage.units import format_size
 

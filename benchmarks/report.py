@@ -27,8 +27,8 @@ from rich.console import Console
 
 import ray_anystorage as anystorage
 from benchmarks import machine
-from ray_anystorage.bench.noise import spread
 from benchmarks.target import MiB
+from ray_anystorage.bench.noise import spread
 from ray_anystorage.checkpoint.staging import of_process
 from ray_anystorage.units import format_size
 

@@ -20,9 +20,9 @@ import click
 from rich.console import Console
 
 from benchmarks import clients, machine, shapes
-from ray_anystorage.bench.noise import ratio, spread
 from benchmarks.stage import Stage, staged
 from benchmarks.through_ray import ray_node
+from ray_anystorage.bench.noise import ratio, spread
 
 _RESULTS = Path(__file__).parent / "results"
 _NAMES = [place.name for place in shapes.PLACES]

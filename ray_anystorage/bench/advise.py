@@ -44,8 +44,8 @@ def _threshold(tiers: Sequence[TierFound], cells: Sequence[Cell], now: int) -> I
         yield Proposal(
             f"{PREFIX}THRESHOLD",
             format_size(size).replace(" ", ""),
-            f"the bucket takes {format_size(int(there))}/s and {mount} storage {format_size(int(rate))}/s: what is larger "
-            "is sooner done there",
+            f"the bucket takes {format_size(int(there))}/s and {mount} storage {format_size(int(rate))}/s: "
+            "what is larger is sooner done there",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_anystorage.bench.place import FOLDER, FULL
+from ray_anystorage.bench.on_node.place import FOLDER, FULL
 from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.units import format_seconds, format_size

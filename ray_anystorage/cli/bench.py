@@ -91,7 +91,7 @@ def _wanted(said: dict[str, Any]) -> Wanted:
 
 
 def _run(wanted: Wanted, said: dict[str, Any]) -> tuple[BenchReport, bool]:
-    from ray_anystorage.bench.run import cluster, run
+    from ray_anystorage.bench.driver.run import cluster, run
     from ray_anystorage.cli.bench_progress import progress
 
     with progress() as watcher, cluster(watcher.tell):
@@ -101,7 +101,7 @@ def _run(wanted: Wanted, said: dict[str, Any]) -> tuple[BenchReport, bool]:
 def _write(report: BenchReport, said: dict[str, Any]) -> None:
     """Show the report and keep it."""
     from ray_anystorage.bench.advise import env_file
-    from ray_anystorage.bench.page import page
+    from ray_anystorage.bench.report.page import page
     from ray_anystorage.cli.bench_table import show_bench
 
     show_bench(report)

@@ -9,7 +9,7 @@ import click
 from rich.live import Live
 from rich.text import Text
 
-from ray_anystorage.bench.run import Watcher
+from ray_anystorage.bench.driver.run import Watcher
 from ray_anystorage.cli.text import console
 
 _SHOWN = 12  # nodes

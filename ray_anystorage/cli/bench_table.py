@@ -9,9 +9,9 @@ from rich.text import Text
 
 from ray_anystorage.bench.limits import TierLimits
 from ray_anystorage.bench.outlook import outlook
+from ray_anystorage.bench.report.words import bounds_in_words, stalls_in_words
 from ray_anystorage.bench.results import BenchReport, Cell, TierFound
 from ray_anystorage.bench.wanted import Wanted
-from ray_anystorage.bench.words import bounds_in_words, stalls_in_words
 from ray_anystorage.cli.tables import plain_table
 from ray_anystorage.cli.text import console, prose
 from ray_anystorage.units import format_seconds, format_size

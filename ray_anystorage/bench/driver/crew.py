@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_anystorage.bench.node import NodeBench, Order, clean
+from ray_anystorage.bench.on_node.node import NodeBench, Order, clean
 from ray_anystorage.diagnosis.nodes import NodeName
 from ray_anystorage.errors import BenchError
 

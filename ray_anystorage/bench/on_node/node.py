@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import platform
 import secrets
 import shutil
-import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ray_anystorage.bench import raw
-from ray_anystorage.bench.limits import TierLimits
-from ray_anystorage.bench.meter import Took, metered
-from ray_anystorage.bench.place import BenchPlace, Carried, places_of, room
+from ray_anystorage.bench.on_node.facts import facts
+from ray_anystorage.bench.on_node.files import forget_pages, read_all
+from ray_anystorage.bench.on_node.meter import Took, metered
+from ray_anystorage.bench.on_node.place import FOLDER, BenchPlace, Carried, places_of
+from ray_anystorage.bench.on_node.raw_mount import mount_limits, mount_together
+from ray_anystorage.bench.on_node.raw_store import store_limits, store_together
+from ray_anystorage.bench.on_node.stock import StockPath
 from ray_anystorage.bench.shapes import Shape, write
-from ray_anystorage.bench.stock import StockPath
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.node import Node, enter
 from ray_anystorage.checkpoint.read import commit
@@ -32,8 +31,7 @@ from ray_anystorage.transfer.slots import writers_per_node
 from ray_anystorage.transfer.store import Store
 
 _ATTEMPT = "bench"
-_READ = 4 << 20
-_STORE_CONNECTIONS = 64
+_STORE_CONNECTIONS, _MOUNT_FILES = 64, 4  # at once, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class NodeBench:
         self._places = places_of(self._environment, order.id, order.grant)
         local = self._environment.place("local")
         root = local.root if local is not None and local.usable else tempfile.gettempdir()
-        self._own = os.path.join(root, ".anystorage-bench", order.id, f"node-{order.node[:12]}")
+        self._own = os.path.join(root, FOLDER, order.id, f"node-{order.node[:12]}")
         self._source = os.path.join(self._own, "source")
         self._doing, self._since = "looking at storage", time.time()
         self._savers: dict[tuple[str, int], Saver] = {}
@@ -90,26 +88,7 @@ class NodeBench:
     def facts(self) -> dict[str, Any]:
         """What this node is, what it sees of each tier, and what earlier benchmarks left there, which is removed."""
         self._is("measuring itself")
-        swept, problems = [], {}
-        for tier, place in self._places.items():
-            try:
-                swept += place.sweep()
-            except Exception as error:  # noqa: BLE001 - a tier that fails is one of the things to find out
-                problems[tier] = f"{type(error).__name__}: {error}"
-        return {
-            "hostname": socket.gethostname(),
-            "cpu": _cpu(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "limits": asdict(raw.node_limits()),
-            "local": self._own,
-            "room": room(self._own),
-            "tiers": {
-                place.tier: self._tier(place.tier, problems.get(place.tier)) for place in self._environment.places
-            },
-            "swept": swept,
-        }
+        return facts(self._environment, self._places, self._own)
 
     def limits(self, tier: str, most_bytes: int) -> dict[str, Any]:
         """What a tier gives this node, as plain values of :class:`TierLimits`."""
@@ -118,11 +97,10 @@ class NodeBench:
         if place.is_bucket:
             store = place.recipe("raw").open()
             most = min(_STORE_CONNECTIONS, store.limits.requests)
-            found = raw.store_limits(store, self._order.node, most=most, most_bytes=most_bytes, note=_ignore)
-            return asdict(found)
+            return asdict(store_limits(store, self._order.node, most=most, most_bytes=most_bytes))
         folder = self._raw_folder(tier)
         try:
-            return asdict(raw.mount_limits(folder, most=4, most_bytes=most_bytes, note=_ignore))
+            return asdict(mount_limits(folder, most=_MOUNT_FILES, most_bytes=most_bytes))
         finally:
             shutil.rmtree(folder)
 
@@ -131,10 +109,10 @@ class NodeBench:
         self._is(f"{tier}: its limits, all nodes at once")
         place = self._places[tier]
         if place.is_bucket:
-            return raw.together(place.recipe("raw").open(), self._order.node, connections, note=_ignore)
+            return store_together(place.recipe("raw").open(), self._order.node, connections)
         folder = self._raw_folder(tier)
         try:
-            return raw.mount_together(folder, connections)
+            return mount_together(folder, connections)
         finally:
             shutil.rmtree(folder)
 
@@ -191,12 +169,12 @@ class NodeBench:
         place, home = self._places[tier], self._home(tier)
         if cold:
             shutil.rmtree(node.cache_folder, ignore_errors=True)
-            self._forget_pages(place, "home", piece.checkpoint)
+            self._forget(place, "home", piece.checkpoint)
         opened = Origin(place.recipe("home"), None, piece.checkpoint, _ATTEMPT).opened(home=home, node=node)
 
         def act() -> int:
             with opened.directory() as directory:
-                return _read_all(directory)
+                return read_all(directory)
 
         fetched = home.counters.bytes_fetched
         took, read = metered(act, home.counters)
@@ -214,11 +192,11 @@ class NodeBench:
         """Open and read them as Ray does without this package."""
         self._is(f"{tier}: restoring by Ray's own path")
         path = self._stock_path(tier)
-        self._forget_pages(self._places[tier], "stock", piece.checkpoint)
+        self._forget(self._places[tier], "stock", piece.checkpoint)
 
         def act() -> int:
             with path.directory(piece.checkpoint) as directory:
-                return _read_all(directory)
+                return read_all(directory)
 
         took, read = metered(act)
         _check(read, expected)
@@ -277,40 +255,14 @@ class NodeBench:
             self._stock[tier] = StockPath(self._places[tier])
         return self._stock[tier]
 
+    def _forget(self, place: BenchPlace, *names: str) -> None:
+        if not place.is_bucket:
+            forget_pages(place.recipe(*names).uri)
+
     def _raw_folder(self, tier: str) -> str:
-        recipe: Any = self._places[tier].recipe("raw", self._order.node)
-        os.makedirs(recipe.root, exist_ok=True)
-        return str(recipe.root)
-
-    def _tier(self, tier: str, problem: str | None) -> dict[str, Any]:
-        place = self._environment.place(tier)  # type: ignore[arg-type]
-        if place is None:
-            raise ValueError(f"{tier} is no tier")
-        if place.problem is not None:
-            problem = str(place.problem.error())
-        elif problem is None and place.usable and tier not in self._places:
-            problem = "there are no credentials for the bucket"
-        free = room(place.root) if place.usable and place.bucket is None and os.path.exists(place.root) else None
-        return {
-            "root": place.root,
-            "state": place.state if problem is None else "failed",
-            "description": place.description,
-            "bucket": place.bucket is not None,
-            "shared": place.network or place.bucket is not None or (place.location.explicit and tier != "local"),
-            "problem": problem,
-            "room": free,
-        }
-
-    def _forget_pages(self, place: BenchPlace, *names: str) -> None:
-        recipe: Any = place.recipe(*names)
-        if place.is_bucket or not hasattr(os, "posix_fadvise"):
-            return
-        for path, _ in _files(recipe.root):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
+        folder = self._places[tier].recipe("raw", self._order.node).uri
+        os.makedirs(folder, exist_ok=True)
+        return folder
 
 
 def clean(order: Order) -> list[str]:
@@ -318,12 +270,9 @@ def clean(order: Order) -> list[str]:
 
     For a process of its own, after those of the benchmark were ended.
     """
-    environment = discover(nodes=order.nodes)
-    places, left = places_of(environment, order.id, order.grant), []
-    roots = [place.place.root for place in places.values() if not place.is_bucket]
+    places, left = places_of(discover(nodes=order.nodes), order.id, order.grant), []
     if "local" not in places:
-        roots.append(tempfile.gettempdir())
-        shutil.rmtree(os.path.join(tempfile.gettempdir(), ".anystorage-bench", order.id), ignore_errors=True)
+        shutil.rmtree(os.path.join(tempfile.gettempdir(), FOLDER, order.id), ignore_errors=True)
     for place in places.values():
         try:
             place.remove()
@@ -332,42 +281,6 @@ def clean(order: Order) -> list[str]:
     return left
 
 
-def _files(directory: str) -> Iterator[tuple[str, int]]:
-    for above, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(above, name)
-            yield path, os.stat(path).st_size
-
-
-def _read_all(directory: str) -> int:
-    """Bytes of all files but this package's own, each read to its end."""
-    buffer, moved = bytearray(_READ), 0
-    for path, _ in _files(directory):
-        if f"{os.sep}.anystorage{os.sep}" in path[len(directory) :] or path.endswith(".metadata.json"):
-            continue
-        with open(path, "rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                moved += count
-    return moved
-
-
 def _check(read: int, expected: int) -> None:
     if read != expected:
         raise RuntimeError(f"{read} bytes came back of {expected} that were saved")
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
-    except FileNotFoundError:
-        return platform.processor() or "unknown"
-
-
-def _ignore(_: int) -> None:
-    pass
-
-
-def limits_of(said: dict[str, Any]) -> TierLimits:
-    """The limits that a node measured."""
-    return TierLimits.from_dict(said)

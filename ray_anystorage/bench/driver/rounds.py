@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray_anystorage.bench.crew import Crew, Member
+from ray_anystorage.bench.driver.crew import Crew, Member
 from ray_anystorage.bench.judge import Limits, judge
-from ray_anystorage.bench.meter import Took
-from ray_anystorage.bench.node import Piece
+from ray_anystorage.bench.on_node.meter import Took
+from ray_anystorage.bench.on_node.node import Piece
 from ray_anystorage.bench.results import OPERATIONS, Cell, Measured, Operation, Path
 from ray_anystorage.bench.shapes import Shape, scaled
 from ray_anystorage.bench.sizing import Sized

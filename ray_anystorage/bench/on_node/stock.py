@@ -7,7 +7,7 @@ from typing import Any
 
 import ray.train
 
-from ray_anystorage.bench.place import BenchPlace
+from ray_anystorage.bench.on_node.place import BenchPlace
 from ray_anystorage.train.hooks import StorageContext
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build

@@ -14,10 +14,10 @@ from importlib.metadata import version
 import ray
 
 from ray_anystorage._version import __version__
-from ray_anystorage.bench.crew import Crew, Look
-from ray_anystorage.bench.job import Job, Tell
-from ray_anystorage.bench.node import Order
-from ray_anystorage.bench.place import Carried, new_id
+from ray_anystorage.bench.driver.crew import Crew, Look
+from ray_anystorage.bench.driver.job import Job, Tell
+from ray_anystorage.bench.on_node.node import Order
+from ray_anystorage.bench.on_node.place import Carried, new_id
 from ray_anystorage.bench.results import BenchReport
 from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.checkup import node_variables

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ray_anystorage.bench.advise import proposals
-from ray_anystorage.bench.crew import Crew, Member
+from ray_anystorage.bench.driver.crew import Crew, Member
+from ray_anystorage.bench.driver.rounds import Match
 from ray_anystorage.bench.judge import Limits
 from ray_anystorage.bench.limits import NodeLimits, TierLimits
 from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
-from ray_anystorage.bench.rounds import Match
 from ray_anystorage.bench.shapes import Shape
 from ray_anystorage.bench.sizing import Means, fit, round_bytes
 from ray_anystorage.bench.wanted import LEAST_ROUNDS, Wanted
@@ -27,8 +27,8 @@ _LEAST_SECONDS = 2.0  # for one shape
 
 _FAIRNESS = (
     "Ray's own path is what a run without this package has: pyarrow with Ray's settings. On a mount it does not sync "
-    "what it writes, and nowhere does it compare what it reads with what was saved; this package does both. Both read every "
-    "byte of what they restore, with the memory of the system emptied of it, but for what is called warm.",
+    "what it writes, and nowhere does it compare what it reads with what was saved; this package does both. Both read "
+    "every byte of what they restore, with the memory of the system emptied of it, but for what is called warm.",
 )
 Tell = Callable[[str], None]
 

@@ -1,0 +1,1 @@
+"""The benchmark in the driver: who takes part, what is measured in which order."""

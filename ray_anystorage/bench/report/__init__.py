@@ -1,0 +1,1 @@
+"""The report for people: words, tables and a page; pure."""
