@@ -9,6 +9,7 @@ from ray_anystorage.errors import RequestError
 
 _KB, _MB, _GB = 1e3, 1e6, 1e9
 SMALL_BYTES = 1 << 20  # of a file: smaller ones cost a request each rather than time on the link
+_KEPT = 2 << 20  # a file of this size or less is not made smaller: tokenizers, metadata
 _FEWEST = 50  # files that are left of many small ones
 _POOL_BYTES = 16 << 20
 
@@ -111,11 +112,11 @@ def scaled(shape: Shape, most: int) -> Shape:
     if shape.small and len(shape.files) > 1:
         count = max(_FEWEST, int(len(shape.files) * most / shape.bytes))
         return replace(shape, files=shape.files[:count])
-    fixed = sum(size for _, size in shape.files if size <= SMALL_BYTES)
-    share = max(0.0, most - fixed) / (shape.bytes - fixed) if shape.bytes > fixed else 1.0
-    files = tuple(
-        (path, size if size <= SMALL_BYTES else max(SMALL_BYTES, int(size * share))) for path, size in shape.files
-    )
+    fixed = sum(size for _, size in shape.files if size <= _KEPT)
+    if fixed == shape.bytes:
+        return shape
+    share = max(0.0, most - fixed) / (shape.bytes - fixed)
+    files = tuple((path, size if size <= _KEPT else max(SMALL_BYTES, int(size * share))) for path, size in shape.files)
     return replace(shape, files=files)
 
 

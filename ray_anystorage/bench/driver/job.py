@@ -15,15 +15,14 @@ from ray_anystorage.bench.judge import Limits
 from ray_anystorage.bench.limits import NodeLimits, TierLimits
 from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
 from ray_anystorage.bench.shapes import Shape
-from ray_anystorage.bench.sizing import Means, fit, round_bytes
+from ray_anystorage.bench.sizing import Means, Sized, fit
 from ray_anystorage.bench.wanted import LEAST_ROUNDS, Wanted
 from ray_anystorage.errors import BenchError
 from ray_anystorage.units import format_seconds, format_size
 
 _LIMITS_SHARE = 0.25  # of the time, for limits of nodes one at a time
-_LIMITS_BYTES_SHARE = 0.2
+_LIMITS_BYTES_SHARE = 0.4
 _LIMITS_WITHIN = 120.0  # seconds
-_LEAST_SECONDS = 2.0  # for one shape
 
 _FAIRNESS = (
     "Ray's own path is what a run without this package has: pyarrow with Ray's settings. On a mount it does not sync "
@@ -46,6 +45,7 @@ class Job:
         self._tiers: dict[str, TierFound] = {}
         self._cells: list[Cell] = []
         self._notes: list[str] = []
+        self._slower: dict[str, float] = {}  # than planned, by tier
 
     def run(self, refused: Mapping[str, str]) -> None:
         """Measure everything; a tier that fails is noted, and the others are measured.
@@ -64,9 +64,13 @@ class Job:
             with self._noting(tier):
                 limits[tier] = self._limits(tier, len(self._tiers) - len(limits))
         wanted = [tier for tier in limits if self._holds_checkpoints(tier, limits)]
-        for number, tier in enumerate(wanted):
-            with self._noting(tier):
-                self._checkpoints(tier, limits[tier], left=len(wanted) - number)
+        left = len(wanted) * len(self._wanted.shapes)
+        for shape in self._wanted.shapes:
+            for tier in wanted:
+                if self._tiers[tier].problem is None:
+                    with self._noting(tier):
+                        self._shape(tier, shape, limits[tier], left)
+                left -= 1
         self._complete = True
 
     def report(self) -> BenchReport:
@@ -120,18 +124,13 @@ class Job:
     def _members(self, tier: str) -> list[Member]:
         return [member for member in self._crew.members if self._seen(member, tier)["state"] == "usable"]
 
-    def _checkpoints(self, tier: str, limits: Limits, *, left: int) -> None:
-        members, shapes = self._members(tier), self._wanted.shapes
-        for number, shape in enumerate(shapes):
-            cells_left = len(shapes) - number + (left - 1) * len(shapes)
-            self._shape(tier, shape, members, limits, self._time_left() / cells_left, self._bytes_left() // cells_left)
-
     def _limits(self, tier: str, tiers_left: int) -> Limits:
         """One node at a time, as many as there is time for, then all at once."""
         members = self._members(tier)
         until = time.monotonic() + self._time_left() * _LIMITS_SHARE / tiers_left
-        most = int(self._bytes_left() * _LIMITS_BYTES_SHARE / tiers_left / len(members))
+        most = int(self._bytes_left() * _LIMITS_BYTES_SHARE / tiers_left)
         found: dict[str, TierLimits] = {}
+        best: tuple[int, int] | None = None  # of the first, which the others need not look for
         for member in members:
             if found and time.monotonic() > until:
                 note = f"the limits of {len(members) - len(found)} nodes that have it to themselves: no time"
@@ -139,27 +138,31 @@ class Job:
                 break
             self._tell(f"{tier}: limits of {member}")
             room = self._seen(member, tier)["room"]
-            own = most if room is None else min(most, room)
-            said = self._crew.one(member, "limits", tier, own, within=_LIMITS_WITHIN)
+            own = most if best is None else most // len(members)  # the first one needs most
+            own = own if room is None else min(own, room)
+            said = self._crew.one(member, "limits", tier, own, best, within=_LIMITS_WITHIN)
             found[str(member)] = TierLimits.from_dict(said)
             self._tiers[tier] = replace(self._tiers[tier], limits=dict(found))
+            best = best or _best(found[str(member)])
         first = found[str(members[0])]
         together = None
         if len(members) > 1 and self._is_shared(tier):
             self._tell(f"{tier}: limits of all nodes at once")
-            best = (first.write.best.connections, first.read.best.connections)
-            rates = self._crew.each(members, "limits_together", [(tier, best)] * len(members), _LIMITS_WITHIN)
+            calls = [(tier, _best(first))] * len(members)
+            rates = self._crew.each(members, "limits_together", calls, _LIMITS_WITHIN)
             together = (sum(write for write, _ in rates), sum(read for _, read in rates))
             self._tiers[tier] = replace(self._tiers[tier], together=together)
         node = NodeLimits(**self._facts[str(members[0])]["limits"])
         return Limits(node, first, self._tiers[tier].is_bucket, together)
 
-    def _shape(
-        self, tier: str, shape: Shape, members: Sequence[Member], limits: Limits, seconds: float, most: int
-    ) -> None:
+    def _shape(self, tier: str, shape: Shape, limits: Limits, left: int) -> None:
+        """One shape in one tier, with a share of the time and the bytes: ``left`` are yet to be measured."""
+        members = self._members(tier)
         taking_part = members if self._is_shared(tier) else members[:1]
+        seconds, most = max(0.0, self._time_left() / left), self._bytes_left() // left
+        slower = self._slower.get(tier, 1.0)
         means = Means(
-            seconds=seconds,
+            seconds=seconds / slower,
             bytes=most,
             room=min((r for m in members if (r := self._seen(m, tier)["room"]) is not None), default=None),
             local_room=min(self._facts[str(member)]["room"] for member in members),
@@ -167,20 +170,24 @@ class Job:
             nodes=len(taking_part),
             stock=self._wanted.stock,
         )
-        sized = fit(shape, limits, means) if seconds >= _LEAST_SECONDS else None
+        sized = fit(shape, limits, means)
         if sized is None:
-            self._skip(tier, f"{shape.name}: it does not fit into {format_seconds(max(0.0, seconds))}, "
-                       f"{format_size(most)} to write and the room that the disks have")  # fmt: skip
+            have = f"{format_seconds(seconds)}, {format_size(most)} to write and the room that the disks have"
+            self._skip(tier, f"{shape.name}: it does not fit into {have}")
             return
         if self._wanted.stock and not sized.stock:
             said = format_seconds(sized.stock_seconds)
             self._skip(tier, f"{shape.name} by Ray's own path, which would take about {said} for one save")
-        match = Match(self._crew, taking_part, tier, sized, limits, self._tell)
-        until = time.monotonic() + seconds
+        self._play(Match(self._crew, taking_part, tier, sized, limits, self._tell), sized, tier, seconds)
+
+    def _play(self, match: Match, sized: Sized, tier: str, seconds: float) -> None:
+        start = time.monotonic()
         try:
-            while match.rounds < self._wanted.rounds and (match.rounds < LEAST_ROUNDS or match.may_go_on(until)):
+            while match.rounds < self._wanted.rounds and match.may_go_on(start + seconds):
                 match.play()
-                self._written += round_bytes(sized.shape, len(taking_part), stock=sized.stock)
+                self._written += match.round_bytes
+                if match.rounds == LEAST_ROUNDS:  # what it took tells how to plan for the next one
+                    self._slower[tier] = max(1.0, (time.monotonic() - start) / sized.seconds)
         finally:
             self._cells += match.cells()
 
@@ -214,3 +221,8 @@ def _found(tier: str, seen: Sequence[Mapping[str, Any]]) -> TierFound:
         why = " | ".join(problems) or "it is not there"
         return replace(found, skipped=(f"{len(seen) - len(usable)} of {len(seen)} nodes: {why}",))
     return found
+
+
+def _best(limits: TierLimits) -> tuple[int, int]:
+    """Connections, or files at once, that write and read most."""
+    return limits.write.best.connections, limits.read.best.connections

@@ -14,7 +14,8 @@ from ray_anystorage.bench.on_node.meter import Took
 from ray_anystorage.bench.on_node.node import Piece
 from ray_anystorage.bench.results import OPERATIONS, Cell, Measured, Operation, Path
 from ray_anystorage.bench.shapes import Shape, scaled
-from ray_anystorage.bench.sizing import Sized
+from ray_anystorage.bench.sizing import Sized, round_bytes
+from ray_anystorage.bench.wanted import LEAST_ROUNDS
 
 _WARM_UP_BYTES = 1 << 20
 _WITHIN = 120.0  # seconds for one call at least
@@ -40,9 +41,14 @@ class Match:
         self._longest = 0.0
         self.rounds = 0
 
+    @property
+    def round_bytes(self) -> int:
+        """Bytes that a round writes to the tier."""
+        return round_bytes(self._shape, len(self._members), stock=self._stock)
+
     def may_go_on(self, until: float) -> bool:
-        """Whether one more round should be done by then."""
-        return time.monotonic() + self._longest <= until
+        """Whether one more round is to be played: the fewest that say something, and those that are done by then."""
+        return self.rounds < LEAST_ROUNDS or time.monotonic() + self._longest <= until
 
     def play(self) -> None:
         """One round; the first comes after a small one that counts for nothing and opens connections."""

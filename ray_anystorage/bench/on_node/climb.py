@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from ray_anystorage.bench.limits import Rung
 
@@ -14,18 +15,42 @@ _SINGLE = 20  # operations for a latency
 _BRIEF = 0.2  # seconds for what needs no more
 
 
-def climb(request: Callable[[int], int], most: int, *, may: Callable[[int], bool] = lambda _: True) -> tuple[Rung, ...]:
-    """Do a request over and over on 1, 2, 4, … threads, for as long as more of them help.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many at once are tried, the fewest first: for writing and reading what is large, and for what is small."""
+
+    write: tuple[int, ...]
+    read: tuple[int, ...]
+    small: tuple[int, ...]
+
+    @classmethod
+    def up_to(cls, most: int) -> Counts:
+        """1, 2, 4, … up to ``most``."""
+        steps = tuple(numbers(most))
+        return cls(steps, steps, steps)
+
+    @classmethod
+    def known(cls, write: int, read: int, small: int) -> Counts:
+        """One, and what was found to be best elsewhere."""
+        return cls(tuple(sorted({1, write})), tuple(sorted({1, read})), (small,))
+
+
+def climb(
+    request: Callable[[int], int], counts: Iterable[int], *, may: Callable[[int], bool] = lambda _: True
+) -> tuple[Rung, ...]:
+    """Do a request over and over on more and more threads, for as long as more of them help.
 
     Parameters
     ----------
     request
         Gets the number of its thread; gives the bytes that it moved.
+    counts
+        Of threads, the fewest first.
     may
         Whether so many more requests may be made.
     """
     rungs: list[Rung] = []
-    for count in numbers(most):
+    for count in counts:
         if rungs and not may(2 * count):
             break
         rungs.append(Rung(count, step(request, count, STEP)))

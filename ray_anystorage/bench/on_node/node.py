@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ray_anystorage.bench.on_node.climb import Counts
 from ray_anystorage.bench.on_node.facts import facts
 from ray_anystorage.bench.on_node.files import forget_pages, read_all
 from ray_anystorage.bench.on_node.meter import Took, metered
@@ -90,17 +91,24 @@ class NodeBench:
         self._is("measuring itself")
         return facts(self._environment, self._places, self._own)
 
-    def limits(self, tier: str, most_bytes: int) -> dict[str, Any]:
-        """What a tier gives this node, as plain values of :class:`TierLimits`."""
+    def limits(self, tier: str, most_bytes: int, known: tuple[int, int] | None) -> dict[str, Any]:
+        """What a tier gives this node, as plain values of :class:`TierLimits`.
+
+        Parameters
+        ----------
+        known
+            What was best for writing and for reading on another node; all numbers are tried where ``None``.
+        """
         self._is(f"{tier}: its limits")
         place = self._places[tier]
+        most = _STORE_CONNECTIONS if place.is_bucket else _MOUNT_FILES
+        counts = Counts.known(*known, most) if known is not None else Counts.up_to(most)
         if place.is_bucket:
             store = place.recipe("raw").open()
-            most = min(_STORE_CONNECTIONS, store.limits.requests)
-            return asdict(store_limits(store, self._order.node, most=most, most_bytes=most_bytes))
+            return asdict(store_limits(store, self._order.node, counts=counts, most_bytes=most_bytes))
         folder = self._raw_folder(tier)
         try:
-            return asdict(mount_limits(folder, most=_MOUNT_FILES, most_bytes=most_bytes))
+            return asdict(mount_limits(folder, counts=counts, most_bytes=most_bytes))
         finally:
             shutil.rmtree(folder)
 

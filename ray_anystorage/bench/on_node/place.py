@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ray_anystorage.checkpoint.small_files import patiently
+from ray_anystorage.bench.on_node.markers import Markers
+from ray_anystorage.checkpoint.small_files import patiently, read
 from ray_anystorage.credentials.grant import Mode
 from ray_anystorage.environment import Environment, Place
+from ray_anystorage.errors import ObjectMissingError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
@@ -20,6 +23,7 @@ from ray_anystorage.transfer.store import Store
 
 FOLDER = ".anystorage-bench"
 FULL = 0.9  # share of a disk that is never passed
+_MARKERS = "markers.json"
 _ID = re.compile(r"(\d+)-[0-9a-f]{8}")
 _OLD = 24 * 3600.0  # seconds after which nobody waits for a benchmark any more
 _CALL_TIMEOUT = 60.0  # seconds of one call on a mount
@@ -72,6 +76,8 @@ class BenchPlace:
 
     def remove(self, *names: str) -> None:
         """Remove a folder below it with all that is in it, or all of it; what is not there is no error."""
+        if not names:
+            self.remove_markers()
         recipe = self.recipe(*names)
         if isinstance(recipe, MountRecipe):
             with contextlib.suppress(FileNotFoundError):
@@ -81,10 +87,36 @@ class BenchPlace:
                     os.rmdir(os.path.dirname(recipe.root))
             return
         store = recipe.open()
-        keys = [key for key, _ in patiently(lambda: list(store.list("")))]
+        keys = [key for key, _ in patiently(lambda: list(store.list(""))) if key]  # the folder's own marker has none
         patiently(lambda: store.delete(keys))
         for key, token in list(store.unfinished("")):
             store.discard(key, token)
+
+    def note_markers(self) -> None:
+        """Before Ray's own path writes to a bucket: keep the names of the folders that it has objects for."""
+        markers = self._markers()
+        if markers is None:
+            return
+        store = self.recipe().open()
+        try:
+            store.size(_MARKERS)
+        except ObjectMissingError:  # this is the first node to do so
+            store.write_small(_MARKERS, json.dumps(markers.above()).encode())
+
+    def remove_markers(self) -> None:
+        """Remove the objects that stand for folders and were not there before; a part of removing all of it."""
+        markers, store = self._markers(), self.recipe().open() if self.is_bucket else None
+        if markers is None or store is None:
+            return
+        try:
+            kept = json.loads(read(store, _MARKERS, store.size(_MARKERS)))
+        except ObjectMissingError:
+            return
+        markers.remove(self.id, kept)
+
+    def _markers(self) -> Markers | None:
+        above = self._above()
+        return Markers(above) if isinstance(above, BucketRecipe) and above.address.scheme == "s3" else None
 
     def sweep(self) -> list[str]:
         """Remove what benchmarks left that nobody waits for any more; what was removed."""

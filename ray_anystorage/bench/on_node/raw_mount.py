@@ -11,7 +11,7 @@ from functools import partial
 
 from ray_anystorage.bench.limits import Direction, Rung, TierLimits
 from ray_anystorage.bench.noise import percentiles
-from ray_anystorage.bench.on_node.climb import STEP, all_at_once, numbers, step, times
+from ray_anystorage.bench.on_node.climb import STEP, Counts, all_at_once, step, times
 
 _SMALL = 4096
 _BLOCK = 4 << 20
@@ -19,20 +19,21 @@ _MOST_BYTES = 256 << 20  # of one file
 _TOGETHER = 128 << 20
 
 
-def mount_limits(folder: str, *, most: int, most_bytes: int) -> TierLimits:
+def mount_limits(folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
     """What a file system takes and gives: files written and synced, past the system's memory where it allows that.
 
     Parameters
     ----------
-    most
-        Files at once.
+    counts
+        Of files at once for writing and reading.
     most_bytes
         That may be written.
     """
     direct = _takes_direct(folder)
+    most = max(counts.write)
     size = _size(folder, most_bytes // (2 * most + 2), direct=direct)
     writes, reads = [], []
-    for count in numbers(most):
+    for count in sorted({*counts.write, *counts.read}):
         paths = [os.path.join(folder, f"large-{number}") for number in range(count)]
         writes.append(Rung(count, all_at_once([partial(_write_file, p, size, direct=direct) for p in paths])))
         reads.append(Rung(count, all_at_once([partial(_read_file, p, direct=direct) for p in paths])))

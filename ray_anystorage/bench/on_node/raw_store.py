@@ -8,48 +8,50 @@ from collections.abc import Callable
 
 from ray_anystorage.bench.limits import Direction, TierLimits
 from ray_anystorage.bench.noise import percentiles
-from ray_anystorage.bench.on_node.climb import STEP, climb, step, times
+from ray_anystorage.bench.on_node.climb import STEP, Counts, climb, step, times
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.store import Store
 
 _SMALL = 4096
+_MANY = 48  # objects, which are enough for a ladder
+_SMALLER = 1 << 20
 
 
-def store_limits(store: Store, folder: str, *, most: int, most_bytes: int) -> TierLimits:
+def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
     """What an object store takes and gives: objects of a part's size, over more and more connections.
 
     Parameters
     ----------
     folder
         Keys go below it; what is written stays for the caller to remove.
-    most
-        Connections.
+    counts
+        Of connections for writing and reading.
     most_bytes
-        That may be written.
+        That may be written. Where they are few, the objects are smaller.
     """
-    data = os.urandom(CHUNK_BYTES)
-    left = _Allowance(most_bytes)
+    size = CHUNK_BYTES if most_bytes >= _MANY * CHUNK_BYTES else _SMALLER
+    data = os.urandom(size)
+    left = _Allowance(most_bytes // size)
 
     def put(thread: int) -> int:
-        left.take(CHUNK_BYTES)
+        left.take()
         store.write_small(f"{folder}/large-{thread}", data)
-        return CHUNK_BYTES
+        return size
 
     buffers: dict[int, memoryview] = {}
 
     def get(thread: int) -> int:
-        into = buffers.setdefault(thread, memoryview(bytearray(CHUNK_BYTES)))
+        into = buffers.setdefault(thread, memoryview(bytearray(size)))
         store.read_range(f"{folder}/large-{thread % there}", 0, into)
-        return CHUNK_BYTES
+        return size
 
     put(0)  # opens a connection, and has the store make what it makes for the first object
-    writes = climb(put, most, may=left.has)
+    writes = climb(put, counts.write, may=left.has)
     there = writes[-1].connections
-    reads = climb(get, most)
-    latency, objects = _small_objects(store, folder, most)
-    return TierLimits(
-        Direction(writes, objects["put"]), Direction(reads, objects["get"]), CHUNK_BYTES, latency, direct=None
-    )
+    reads = climb(get, counts.read)
+    latency = _latencies(store, folder, size)
+    objects = _small_objects(store, folder, counts)
+    return TierLimits(Direction(writes, objects["put"]), Direction(reads, objects["get"]), size, latency, direct=None)
 
 
 def store_together(store: Store, folder: str, connections: tuple[int, int]) -> tuple[float, float]:
@@ -69,20 +71,24 @@ def store_together(store: Store, folder: str, connections: tuple[int, int]) -> t
     return step(put, writing, 2 * STEP), step(get, reading, 2 * STEP)
 
 
-def _small_objects(store: Store, folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Latencies of single requests, and objects per second over as many connections as help."""
-    data, into = os.urandom(_SMALL), memoryview(bytearray(_SMALL))
-    key = f"{folder}/small"
-    large = memoryview(bytearray(CHUNK_BYTES))
+def _latencies(store: Store, folder: str, size: int) -> dict[str, dict[str, float]]:
+    """Seconds of single requests."""
+    data, into, large = os.urandom(_SMALL), memoryview(bytearray(_SMALL)), memoryview(bytearray(size))
+    key, shown = f"{folder}/small", f"{size >> 20} MiB"
     actions: dict[str, Callable[[], object]] = {
         "put 4 KiB": lambda: store.write_small(key, data),
         "get 4 KiB": lambda: store.read_range(key, 0, into),
         "list": lambda: [*store.list(f"{folder}/single")],
-        "get 8 MiB": lambda: store.read_range(f"{folder}/large-0", 0, large),
-        "put 8 MiB": lambda: store.write_small(f"{folder}/large-0", large),
+        f"get {shown}": lambda: store.read_range(f"{folder}/large-0", 0, large),
+        f"put {shown}": lambda: store.write_small(f"{folder}/large-0", large),
         "delete": lambda: store.delete([f"{folder}/gone"]),
     }
-    latency = {name: percentiles(times(action)) for name, action in actions.items()}
+    return {name: percentiles(times(action)) for name, action in actions.items()}
+
+
+def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, float]:
+    """Objects per second over as many connections as help."""
+    data = os.urandom(_SMALL)
 
     def put(thread: int) -> int:
         store.write_small(f"{folder}/small-{thread}", data)
@@ -92,24 +98,23 @@ def _small_objects(store: Store, folder: str, most: int) -> tuple[dict[str, dict
         store.read_range(f"{folder}/small-{thread % there}", 0, memoryview(bytearray(_SMALL)))
         return 1
 
-    puts = climb(put, most)
+    puts = climb(put, counts.small)
     there = puts[-1].connections
-    return latency, {
-        name: max(rung.rate for rung in rungs) for name, rungs in (("put", puts), ("get", climb(get, most)))
-    }
+    rungs = {"put": puts, "get": climb(get, counts.small)}
+    return {name: max(rung.rate for rung in climbed) for name, climbed in rungs.items()}
 
 
 class _Allowance:
-    """Bytes that may still be moved, by several threads."""
+    """Objects that may still be written, by several threads."""
 
     def __init__(self, amount: int) -> None:
         self._left, self._lock = amount, threading.Lock()
 
-    def take(self, amount: int) -> None:
-        """Count so many; a step that began is not broken off."""
+    def take(self) -> None:
+        """Count one; a step that began is not broken off."""
         with self._lock:
-            self._left -= amount
+            self._left -= 1
 
     def has(self, requests: int) -> bool:
-        """Whether so many parts more may be written, three times over: a step goes on for some time."""
-        return self._left >= 3 * requests * CHUNK_BYTES
+        """Whether so many more may be written, three times over: a step goes on for some time."""
+        return self._left >= 3 * requests

@@ -19,6 +19,7 @@ class StockPath:
     """Ray's storage context on a benchmark's folder; on a bucket with pyarrow's own client, where that can reach it."""
 
     def __init__(self, place: BenchPlace) -> None:
+        place.note_markers()
         recipe = place.recipe()
         path, filesystem = recipe.uri, None
         if isinstance(recipe, BucketRecipe):

@@ -83,12 +83,14 @@ def bars(groups: Sequence[Group], *, label: str, most: float | None = None, mark
     body, top = [], 0
     for group in groups:
         scale = _scale(most if most is not None else max(row.reach for row in group.rows))
+        body.append(f'<g data-group="{escape(group.heading, quote=True)}">')
         if group.heading:
             body.append(f'<text class="heading" x="0" y="{top + 15}">{escape(group.heading)}</text>')
             top += _HEAD
         for row in group.rows:
             body += _row(row, scale, top, mark)
             top += _ROW
+        body.append("</g>")
         top += 10
     return (
         f'<svg role="img" aria-label="{escape(label, quote=True)}" viewBox="0 0 {_WIDTH} {top}" '
