@@ -191,10 +191,10 @@ class Proxy:
         self.target, self.round_trip, self.rate = target, round_trip, rate
         self.counts = Counts()
 
-    async def serve(self) -> None:
+    async def serve(self, host: str = HOST) -> None:
         """Print the port, answer each line of standard input with the counts, until its end."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Client(self), HOST, 0, backlog=1024)
+        server = await loop.create_server(lambda: _Client(self), host, 0, backlog=1024)
         print(server.sockets[0].getsockname()[1], flush=True)
         lines = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -214,9 +214,9 @@ class FarStore:
         Where clients connect, an ``http://`` URL.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], host: str = HOST) -> None:
         self._process = process
-        self.endpoint = f"http://{HOST}:{int(self._line())}"
+        self.endpoint = f"http://{host}:{int(self._line())}"
 
     def counts(self) -> Counts:
         """What has passed up to now."""
@@ -233,13 +233,13 @@ class FarStore:
 
 
 @contextlib.contextmanager
-def running(target: str, *, round_trip: float, rate: float | None) -> Iterator[FarStore]:
+def running(target: str, *, round_trip: float, rate: float | None, host: str = HOST) -> Iterator[FarStore]:
     """A proxy in its own process before ``target``, "host:port" or a URL; seconds, bytes per second or no limit."""
-    command = [sys.executable, "-m", "benchmarks.far_store", target, f"--round-trip={round_trip}"]
+    command = [sys.executable, "-m", "benchmarks.far_store", target, f"--round-trip={round_trip}", f"--host={host}"]
     command += [f"--rate={rate}"] if rate else []
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        yield FarStore(process)
+        yield FarStore(process, host)
     finally:
         process.kill()
         process.communicate()
@@ -249,10 +249,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", help="host:port of the real store")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
+    parser.add_argument("--host", default=HOST, help="where to listen")
     parser.add_argument("--rate", type=float, help="bytes per second, per connection and direction")
     options = parser.parse_args(arguments)
     host, _, port = options.target.removeprefix("http://").rpartition(":")
-    _run(Proxy((host, int(port)), options.round_trip, options.rate).serve())
+    _run(Proxy((host, int(port)), options.round_trip, options.rate).serve(options.host))
 
 
 def _run(serving: Any) -> None:

@@ -12,6 +12,7 @@ _LOCAL_RATE = 1e9  # at which what is in memory or in the cache is read
 _COPIES_ON_DISK = 3  # of a checkpoint on a node's own disk: the source, the cache, what Ray's own path fetched
 _COPIES_THERE = 2  # in the tier: by both paths
 _STOCK_THREADS = 8  # files at once that pyarrow fetches
+_MUCH_SMALLER = 10
 _STEPS = 28  # down to a hundred-thousandth
 _FILE = 1e-3  # seconds that Python takes for a file that is made, saved, linked, verified and removed
 _CALLS = 0.01  # seconds of one call on a node
@@ -69,13 +70,21 @@ class Sized:
 
 def fit(shape: Shape, limits: Limits, means: Means) -> Sized | None:
     """The largest form of a shape that fits; ``None`` where none does."""
-    for stock in (True, False) if means.stock else (False,):  # a smaller one with both says more than a larger with one
-        bytes_there = shape.bytes
-        for _ in range(_STEPS):
-            sized = _sized(scaled(shape, bytes_there), limits, means, stock=stock)
-            if _has_room(sized.shape, means, stock=stock) and sized.seconds <= means.seconds:
-                return sized
-            bytes_there = bytes_there * 2 // 3
+    alone = _largest(shape, limits, means, stock=False)
+    both = _largest(shape, limits, means, stock=True) if means.stock else None
+    if both is None or alone is None:
+        return both or alone
+    # Ray's own path may take so long that hardly anything would be left of the shape.
+    return both if both.shape.bytes >= alone.shape.bytes / _MUCH_SMALLER else alone
+
+
+def _largest(shape: Shape, limits: Limits, means: Means, *, stock: bool) -> Sized | None:
+    most = shape.bytes
+    for _ in range(_STEPS):
+        sized = _sized(scaled(shape, most), limits, means, stock=stock)
+        if _has_room(sized.shape, means, stock=stock) and sized.seconds <= means.seconds:
+            return sized
+        most = most * 2 // 3
     return None
 
 

@@ -150,6 +150,21 @@ class Host:
         """Plug it in again."""
         _run("ip", "link", "set", self._link, "up")
 
+    def shape(self, rate: int) -> None:
+        """Let so many bytes a second through the host's link, in each direction."""
+        bucket = [
+            "root",
+            "tbf",
+            "rate",
+            f"{rate * 8}bit",
+            "burst",
+            "256kb",
+            "latency",
+            "200ms",
+        ]  # what home and cloud links buffer
+        _run("tc", "qdisc", "add", "dev", self._link, *bucket)
+        self.shell('tc qdisc add dev eth0 "$@"', *bucket)
+
     def power_off(self) -> None:
         """End everything in the host at once; the others hear nothing of it, not even that connections closed."""
         _run("ip", "link", "del", self._link)
