@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEFINITION := setup.cfg pyproject.toml
 
-.PHONY: demo test lint soak bench install-test clean
+.PHONY: demo test lint soak bench bench-full install-test clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -22,7 +22,11 @@ lint: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
+# Ten minutes, and the picture in README.md; `make bench-full` has every shape and takes hours.
 bench: $(VENV)/.boto3
+	$(BIN)/python -m benchmarks.transfer --quick --latest $(BENCH)
+
+bench-full: $(VENV)/.boto3
 	$(BIN)/python -m benchmarks.transfer $(BENCH)
 
 # boto3 comes out with each botocore under the same number; pip's resolver, left to find that out, gives up.

@@ -2,7 +2,8 @@
 
 Each host is a set of namespaces of this machine (``tests/harness/hosts.py``) with a Ray node. Its link lets so many
 bytes a second through, each way; the store lies behind ``far_store.py``, which adds a round trip and a rate per
-connection, and may answer some requests with 503. The report is that of the command; the bytes that passed the proxy are added.
+connection, and may answer some requests with 503. The report is that of the command; the bytes that passed the proxy
+are added.
 """
 
 from __future__ import annotations

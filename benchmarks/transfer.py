@@ -9,6 +9,7 @@ in random order, in a fresh process, and the result is checked again.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ _ROUNDS, _QUICK_ROUNDS = 7, 3
 
 @click.command(help=__doc__)
 @click.option("--quick", is_flag=True, help="Two small shapes, three rounds.")
+@click.option("--latest", is_flag=True, help="Also keep the picture as latest.svg, which the README shows.")
 @click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
 @click.option("--operation", "operations", type=click.Choice(_OPERATIONS), multiple=True, help="Only this one.")
 @click.option("--shape", "wanted", multiple=True, help="Only shapes whose name starts so, such as '512 x'.")
@@ -46,6 +48,7 @@ _ROUNDS, _QUICK_ROUNDS = 7, 3
 )
 def main(
     quick: bool,
+    latest: bool,
     places: tuple[str, ...],
     operations: tuple[str, ...],
     wanted: tuple[str, ...],
@@ -77,6 +80,8 @@ def main(
                     path.write_text(json.dumps(report, indent=1))  # what is done is kept if the rest is interrupted
     if report["cells"]:
         plot.draw_report(report, path)
+        if latest:
+            shutil.copyfile(path.with_suffix(".svg"), results / "latest.svg")
     console.print(f"figures: {path}")
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
-BUCKET = ("ray_stock", "s3fs_client", "boto3_client", "s3torchconnector", "s5cmd", "obstore_plain")
+BUCKET = (
+    *("ray_stock", "s3fs_client", "boto3_client", "s3torchconnector", "s5cmd", "obstore_plain"),
+    *("multi_storage", "rclone"),
+)
 DIRECTORY = ("ray_stock", "ray_stock_synced", "obstore_plain")
 SAVES_ONLY = {"ray_stock_synced"}
 OURS = "anystorage"

@@ -63,6 +63,8 @@ class Cell:
     limit
         Seconds that it takes at least by the limits that were measured; ``None``, as is its share, for what comes out
         of the node's own memory.
+    expected
+        Seconds that the model of scale (:mod:`.model`) says of it, with the round trips before and after the data.
     share, bound, why, advice
         As :class:`ray_anystorage.bench.judge.Verdict` has them.
     """
@@ -76,6 +78,7 @@ class Cell:
     bytes: int
     runs: tuple[Measured, ...]
     limit: float | None
+    expected: float | None
     share: float | None
     bound: str
     why: str

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ray_anystorage.bench.limits import TierLimits
 from ray_anystorage.bench.outlook import outlook
-from ray_anystorage.bench.report.words import bounds_in_words, stalls_in_words
+from ray_anystorage.bench.report.words import bounds_in_words, model_in_words, stalls_in_words
 from ray_anystorage.bench.results import BenchReport, Cell, TierFound
 from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.cli.tables import plain_table
@@ -49,7 +49,7 @@ def _show_end(report: BenchReport) -> None:
         out.print(Text("Settings for this cluster", style="bold"))
         for made in report.proposals:
             out.print(prose(f"{made.name}={made.value}: {made.why}", style="default"))
-    for note in report.notes:
+    for note in (*model_in_words(report.cells), *report.notes):
         out.print(prose(note, style="default"))
     if not report.complete:
         out.print(Text("It was interrupted: this is what was measured until then.", style="yellow"))

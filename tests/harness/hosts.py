@@ -151,17 +151,8 @@ class Host:
         _run("ip", "link", "set", self._link, "up")
 
     def shape(self, rate: int) -> None:
-        """Let so many bytes a second through the host's link, in each direction."""
-        bucket = [
-            "root",
-            "tbf",
-            "rate",
-            f"{rate * 8}bit",
-            "burst",
-            "256kb",
-            "latency",
-            "200ms",
-        ]  # what home and cloud links buffer
+        """Let so many bytes a second through the host's link, in each direction; it buffers those of 0.2 s."""
+        bucket = ["root", "tbf", "rate", f"{rate * 8}bit", "burst", "256kb", "latency", "200ms"]
         _run("tc", "qdisc", "add", "dev", self._link, *bucket)
         self.shell('tc qdisc add dev eth0 "$@"', *bucket)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from ray_anystorage.bench.results import BenchReport, read_report
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.chromium import drawn
+from tests.harness.faulty_proxy import faulty_proxy
 from tests.harness.ray_cluster import clean_environment
 from tests.harness.two_nodes import TwoNodes, two_nodes
 
@@ -222,3 +223,28 @@ def test_an_interruption_leaves_nothing_but_a_report(
     assert not report.complete
     assert "interrupted" in output
     assert report.cells, "what was measured until then is kept"
+
+
+@pytest.mark.soak
+def test_a_tier_that_breaks_on_the_way_is_left_and_the_others_are_measured(
+    cluster: TwoNodes, s3_server: S3Server, tmp_path: Path
+) -> None:
+    site = make_site(tmp_path, s3_server, cluster)
+    with faulty_proxy(s3_server.endpoint) as proxy:
+        site = replace(site, env=site.env | {"RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint})
+        tiers = ("--tier=artifact", "--tier=cluster")
+        process = site.start("--budget=60s", "--no-stock", "--shape=lora", "--shape=lightgbm", *tiers)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "artifact: lora, round 1" in line:
+                break
+        proxy.rule = lambda method, path: "404"
+        output = "".join(process.communicate(timeout=200))
+    assert process.returncode == 1, output
+    report = read_report((tmp_path / "report.json").read_text(), what="the report")
+    problems = {tier.tier: tier.problem for tier in report.tiers if tier.problem}
+    assert list(problems) == ["artifact"], output
+    assert report.complete
+    assert {cell.shape for cell in report.cells if cell.tier == "cluster"} == {"lora", "lightgbm"}
+    assert "left something behind" in output, "what a broken store keeps is said"
+    assert list((tmp_path / "cluster").iterdir()) == []

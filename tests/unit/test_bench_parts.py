@@ -53,9 +53,7 @@ DISK = TierLimits(
 )
 BUCKET, MOUNT = Limits(NODE, FAR, is_bucket=True), Limits(NODE, DISK, is_bucket=False)
 RUNS = (Measured(2.0, 1.0), Measured(2.1, 1.0), Measured(1.9, 1.0))
-CELL = Cell(
-    "artifact", "dense-7b", "save", "anystorage", 1, 8, GB, RUNS, 1.8, 0.9, "the link of a node", "why", "advice"
-)
+CELL = Cell("artifact", "dense-7b", "save", "anystorage", 1, 8, GB, RUNS, 1.8, 1.9, 0.9, "the store", "why", "advice")
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=20), st.floats(0.1, 10))

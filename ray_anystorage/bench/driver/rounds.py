@@ -152,6 +152,7 @@ class Match:
             bytes=sum(sizes) * nodes,
             runs=tuple(runs),
             limit=None,
+            expected=None,
             share=None,
             bound="the node's cache",
             why="it comes from the node's own disk or memory",
@@ -162,7 +163,13 @@ class Match:
         cpu = sum(run.cpu for run in runs) / len(runs)
         found = judge(limit, cell.seconds.mean, cpu, self._limits.node.cores)
         return replace(
-            cell, limit=limit.least, share=found.share, bound=found.bound, why=found.why, advice=found.advice
+            cell,
+            limit=limit.least,
+            expected=limit.seconds,
+            share=found.share,
+            bound=found.bound,
+            why=found.why,
+            advice=found.advice,
         )
 
     def _one(self, member: Member, method: str, *arguments: object) -> Any:

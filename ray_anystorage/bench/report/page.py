@@ -8,7 +8,7 @@ from html import escape
 from ray_anystorage.bench.report.charts import Group, Row, Segment, bars
 from ray_anystorage.bench.report.style import STYLE
 from ray_anystorage.bench.report.tables import cells_table, latency_table, nodes_table
-from ray_anystorage.bench.report.words import bounds_in_words, stalls_in_words
+from ray_anystorage.bench.report.words import bounds_in_words, model_in_words, stalls_in_words
 from ray_anystorage.bench.results import OPERATIONS, BenchReport, Cell, TierFound
 from ray_anystorage.units import format_seconds, format_size
 
@@ -176,7 +176,7 @@ def _words(tier: TierFound, cells: Sequence[Cell]) -> Iterator[str]:
 
 def _end(report: BenchReport) -> Iterator[str]:
     yield f"<h2>Nodes</h2>{nodes_table(report.nodes)}"
-    yield f"<h2>Notes</h2>{_list(report.notes)}"
+    yield f"<h2>Notes</h2>{_list((*model_in_words(report.cells), *report.notes))}"
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -9,7 +9,21 @@ from ray_anystorage.bench.results import Cell, NodeFound, TierFound
 from ray_anystorage.units import format_seconds, format_size
 
 _HEADS = (
-    *("Shape", "Operation", "By", "Nodes", "Files", "Size", "Runs", "Time", "95 %", "Rate", "Of limit", "Bound by"),
+    *(
+        "Shape",
+        "Operation",
+        "By",
+        "Nodes",
+        "Files",
+        "Size",
+        "Runs",
+        "Time",
+        "95 %",
+        "Rate",
+        "Of limit",
+        "Bound by",
+        "By the model",
+    ),
     *("CPU s/GiB", "Memory", "Requests/GiB", "Fetched"),
 )
 
@@ -35,6 +49,7 @@ def _cell(cell: Cell) -> tuple[str, ...]:
         f"{format_size(int(cell.rate))}/s",
         "-" if cell.share is None else f"{cell.share:.0%}",
         cell.bound,
+        "-" if cell.expected is None else format_seconds(cell.expected),
         f"{cell.cpu_per_gib:.2f}",
         "-" if cell.memory is None else format_size(cell.memory),
         "-" if cell.requests_per_gib is None else f"{cell.requests_per_gib:,.0f}",

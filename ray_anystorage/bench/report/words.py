@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from ray_anystorage.bench.results import Cell
 from ray_anystorage.units import format_seconds
 
+_MODEL_WITHIN = 0.2
+
 
 def bounds_in_words(cells: Sequence[Cell]) -> Iterator[str]:
     """What bounds each operation, those together that the same thing bounds."""
@@ -33,6 +35,21 @@ def stalls_in_words(cells: Sequence[Cell]) -> Iterator[str]:
             f"Training stands still for {cell.shape}: {format_seconds(cell.stall.mean)} with anystorage.report, "
             f"{format_seconds(cell.seconds.mean)} with ray.train.report{theirs}"
         )
+
+
+def model_in_words(cells: Sequence[Cell]) -> Iterator[str]:
+    """How near the model of scale comes, told these limits, to what was measured."""
+    off = {
+        cell.key: cell.expected / cell.seconds.mean - 1 for cell in cells if cell.path == "anystorage" and cell.expected
+    }
+    if not off:
+        return
+    near = sum(abs(share) <= _MODEL_WITHIN for share in off.values())
+    tier, shape, operation, _, nodes = worst = max(off, key=lambda key: abs(off[key]))
+    yield (
+        f"The model of scale (bench simulate), told these limits, is within {_MODEL_WITHIN:.0%} in {near} of "
+        f"{len(off)} cases; furthest off: {shape}, {operation} by {nodes} on {tier}, {off[worst]:+.0%}"
+    )
 
 
 def _operation(cell: Cell) -> str:
