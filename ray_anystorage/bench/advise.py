@@ -58,7 +58,7 @@ def _line(tier: TierFound, cells: Sequence[Cell]) -> tuple[float, float] | None:
         return None
     rate = next(iter(tier.limits.values())).write.best.rate
     late = min(max(0.0, cell.seconds.mean - cell.bytes / rate) for cell in saves)
-    return late, tier.together[0] if tier.together is not None else rate
+    return late, tier.together.write if tier.together is not None else rate
 
 
 _FEW = 100  # files, whose number is not what takes the time

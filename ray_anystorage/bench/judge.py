@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_anystorage.bench.limits import Direction, NodeLimits, TierLimits
+from ray_anystorage.bench.limits import Direction, NodeLimits, TierLimits, Together
 from ray_anystorage.bench.model import Site, Transfer, of_files
 
 _BUSY = 0.8  # share of the cores from which on the processor counts as what bounds it
@@ -29,38 +29,40 @@ class Limits:
     is_bucket
         Or else a mount.
     together
-        Bytes per second written and read by all nodes at once; ``None`` where there is one.
+        What all nodes get at once; ``None`` where there is one.
     """
 
     node: NodeLimits
     tier: TierLimits
     is_bucket: bool
-    together: tuple[float, float] | None = None
+    together: Together | None = None
 
     def transfer(self, sizes: Sequence[int], *, reading: bool, nodes: int = 1) -> Transfer:
         """What a node's files would take, saved or restored by so many nodes at once."""
         direction = self.tier.read if reading else self.tier.write
-        shared = self.together[reading] if self.together is not None and nodes > 1 else None
-        # What all nodes get together, by what the benchmark's own nodes did.
+        together = self.together if nodes > 1 else None
         return of_files(
-            self._site(direction, shared, nodes, reading=reading),
+            self._site(direction, together, nodes, reading=reading),
             sizes,
             reading=reading,
             in_parts=self.is_bucket,
             together=nodes,
         )
 
-    def _site(self, direction: Direction, shared: float | None, nodes: int, *, reading: bool) -> Site:
-        round_trip = self._round_trip(reading=reading)
+    def _site(self, direction: Direction, together: Together | None, nodes: int, *, reading: bool) -> Site:
+        round_trip, store, objects = self._round_trip(reading=reading), None, direction.objects * nodes
+        if together is not None:
+            store = together.read if reading else together.write
+            objects = together.small_reads if reading else together.small_writes
         return Site(
             nodes=nodes,
             link=direction.best.rate,
             connections=BUCKET_CONNECTIONS if self.is_bucket else MOUNT_FILES,
             connection_rate=self._connection_rate(direction, round_trip),
             round_trip=round_trip,
-            store_limit=shared,
-            writes=direction.objects * nodes,
-            reads=direction.objects * nodes,
+            store_limit=store,
+            writes=objects,
+            reads=objects,
             cpu_per_byte=1 / self.node.hashing,
             cores=self.node.cores,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -70,6 +70,21 @@ class TierLimits:
 
         rest = {name: said[name] for name in ("object_bytes", "latency", "direct")}
         return cls(direction(said["write"]), direction(said["read"]), **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What a tier takes from nodes that all use it at once, and gives them: bytes, and small objects, per second."""
+
+    write: float
+    read: float
+    small_writes: float
+    small_reads: float
+
+
+def added(parts: Sequence[Together]) -> Together:
+    """What several nodes got, each of which says what it got while the others did the same."""
+    return Together(*(sum(getattr(part, field.name) for part in parts) for field in fields(Together)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from ray_anystorage.bench.limits import NodeLimits, TierLimits
+from ray_anystorage.bench.limits import NodeLimits, TierLimits, Together
 from ray_anystorage.bench.noise import Ratio, centre
 from ray_anystorage.errors import RequestError
 
@@ -137,7 +137,7 @@ class TierFound:
     limits
         Of each node that has it to itself, by node.
     together
-        Bytes per second written and read by all nodes at once.
+        What all nodes get at once; ``None`` where one alone was asked, or has it.
     problem
         Why it was not measured, or not to the end.
     skipped
@@ -149,7 +149,7 @@ class TierFound:
     description: str
     is_bucket: bool
     limits: Mapping[str, TierLimits] = field(default_factory=dict)
-    together: tuple[float, float] | None = None
+    together: Together | None = None
     problem: str | None = None
     skipped: tuple[str, ...] = ()
 
@@ -262,9 +262,8 @@ def _node(said: dict[str, Any]) -> NodeFound:
 
 def _tier(said: dict[str, Any]) -> TierFound:
     limits = {node: TierLimits.from_dict(values) for node, values in said["limits"].items()}
-    together: Sequence[float] | None = said["together"]
-    pair = (together[0], together[1]) if together else None
-    return TierFound(**{**said, "limits": limits, "together": pair, "skipped": tuple(said["skipped"])})
+    together = Together(**said["together"]) if said["together"] else None
+    return TierFound(**{**said, "limits": limits, "together": together, "skipped": tuple(said["skipped"])})
 
 
 def _cell(said: dict[str, Any]) -> Cell:

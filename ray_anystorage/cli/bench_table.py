@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ray_anystorage.bench.limits import TierLimits
+from ray_anystorage.bench.limits import TierLimits, Together
 from ray_anystorage.bench.outlook import outlook
 from ray_anystorage.bench.report.words import bounds_in_words, model_in_words, stalls_in_words
 from ray_anystorage.bench.results import BenchReport, Cell, TierFound
@@ -32,8 +32,7 @@ def show_bench(report: BenchReport) -> None:
         for node, limits in tier.limits.items():
             out.print(prose(_limits(node, limits), style="default"))
         if tier.together:
-            write, read = (format_size(int(rate)) for rate in tier.together)
-            out.print(prose(f"all nodes at once: {write}/s written, {read}/s read", style="default"))
+            out.print(prose(_together(tier.together), style="default"))
         cells = [cell for cell in report.cells if cell.tier == tier.tier]
         for shown in _tables(cells):
             out.print(shown)
@@ -66,6 +65,12 @@ def _limits(node: str, limits: TierLimits) -> str:
         f"{slow[0]}: {format_seconds(slow[1]['p50'])} "
         f"(p95 {format_seconds(slow[1]['p95'])}, p99 {format_seconds(slow[1]['p99'])})"
     )
+
+
+def _together(found: Together) -> str:
+    write, read = (format_size(int(rate)) for rate in (found.write, found.read))
+    small = f"small objects a second: {found.small_writes:,.0f} written, {found.small_reads:,.0f} read"
+    return f"all nodes at once: {write}/s written, {read}/s read; {small}"
 
 
 def _tables(cells: Sequence[Cell]) -> Iterable[Text | Table]:

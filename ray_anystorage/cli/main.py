@@ -6,8 +6,10 @@ import click
 
 from ray_anystorage._version import __version__
 from ray_anystorage.cli.bench import bench
+from ray_anystorage.cli.copying import cp, mv, sync
 from ray_anystorage.cli.demo import demo
 from ray_anystorage.cli.doctor import doctor
+from ray_anystorage.cli.files import cat, du, ls, rm
 from ray_anystorage.cli.plan import plan
 from ray_anystorage.cli.promote import promote
 from ray_anystorage.cli.prune import prune
@@ -27,5 +29,7 @@ main.add_command(runs)
 main.add_command(verify)
 main.add_command(promote)
 main.add_command(prune)
+for _command in (ls, du, cat, cp, sync, mv, rm):
+    main.add_command(_command)
 main.add_command(bench)
 main.add_command(demo)

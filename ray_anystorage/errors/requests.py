@@ -61,6 +61,10 @@ class BenchError(AnyStorageError, RuntimeError):
     """A part of a benchmark failed on a node, or did not end."""
 
 
+class FileMovedError(AnyStorageError, RuntimeError):
+    """What was copied is not there as it was copied."""
+
+
 class PlanError(AnyStorageError, RuntimeError):
     """No plan follows from this environment and this request."""
 

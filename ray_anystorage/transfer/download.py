@@ -6,15 +6,16 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ray_anystorage.errors import DigestMismatchError
 from ray_anystorage.transfer.damage import Suspicion
-from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, file_digest
+from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, chunk_digest, file_digest
 from ray_anystorage.transfer.disk import preallocate
 from ray_anystorage.transfer.files import Incoming, Part
 from ray_anystorage.transfer.pace import Stride
+from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
 from ray_anystorage.transfer.temporary import temporary_beside
@@ -24,9 +25,12 @@ from ray_anystorage.transfer.workers import Task, run_tasks
 class Fetching:
     """One call of :func:`ray_anystorage.transfer.engine.download`."""
 
-    def __init__(self, session: Session, files: Sequence[Incoming]) -> None:
+    def __init__(
+        self, session: Session, files: Sequence[Incoming], on_fetched: Callable[[Incoming], None] | None = None
+    ) -> None:
         self._session = session
-        self._files = sorted((_File(session, file) for file in files), key=lambda file: -file.file.size)
+        made = (_File(session, file, on_fetched) for file in files)
+        self._files = sorted(made, key=lambda file: -file.file.size)
 
     def run(self) -> None:
         """Fetch all; every target is there, whole and verified, when this returns."""
@@ -48,21 +52,29 @@ class Fetching:
 class _File:
     """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(self, session: Session, file: Incoming) -> None:
+    def __init__(self, session: Session, file: Incoming, on_fetched: Callable[[Incoming], None] | None) -> None:
         check_key(file.key)
         self.file = file
         self.missing = max(1, chunk_count(file.size))
         self._session = session
+        self._on_fetched = on_fetched
+        self._partial = session.partial if file.size > CHUNK_BYTES else None
         self._temporary = temporary_beside(file.target)
         self._descriptor = -1
         self._chunks: dict[int, str] = {}
+        if self._partial is not None:
+            self._resume(self._partial)
         self._lock = threading.Lock()
 
     def cut(self, stride: Stride) -> Iterator[Part]:
         """The ranges to fetch, each as large as is right when it is asked for."""
         at, size = 0, self.file.size
         while at < size:
+            if at // CHUNK_BYTES in self._chunks:
+                at += CHUNK_BYTES
+                continue
             chunks = stride.chunks(chunk_count(size - at), self._session.budget.limit)
+            chunks = next((n for n in range(1, chunks) if at // CHUNK_BYTES + n in self._chunks), chunks)
             part = Part(at // CHUNK_BYTES, at, min(chunks * CHUNK_BYTES, size - at))
             yield part
             at += part.size
@@ -76,6 +88,8 @@ class _File:
             transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch))
             if part.size:
                 stride.took(part.size, self._session.persist(transfer.fetch))
+        if self._partial is not None:
+            self._partial.note(self.file.key, part, Done(tuple(transfer.chunks)))
         with self._lock:
             self._chunks.update(enumerate(transfer.chunks, part.index))
             self.missing -= max(1, len(transfer.chunks))
@@ -88,13 +102,35 @@ class _File:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary)
+            if self._partial is None:  # or the next call goes on with it
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._temporary)
+
+    def _resume(self, partial: Partial) -> None:
+        """Take up the temporary file of an earlier call, as far as it holds what its record says."""
+        known = partial.known(self.file.key)
+        if known is None or os.path.dirname(known.token) != os.path.dirname(self._temporary):
+            partial.begin(self.file.key, self._temporary)
+            return
+        self._temporary = known.token
+        noted = {part + at: chunk for part, done in known.parts.items() for at, chunk in enumerate(done.chunks)}
+        try:
+            with open(self._temporary, "rb", buffering=0) as file:
+                for index, chunk in sorted(noted.items()):
+                    held = os.pread(file.fileno(), CHUNK_BYTES, index * CHUNK_BYTES)
+                    if chunk_digest(held) == chunk:
+                        self._chunks[index] = chunk
+                        self._session.advance(len(held))
+        except FileNotFoundError:
+            self._chunks.clear()
+        if len(self._chunks) == self.missing:  # it was cut off before it had its name: something has to be fetched
+            self._chunks.popitem()
+        self.missing -= len(self._chunks)
 
     def _opened(self) -> int:
         with self._lock:
             if self._descriptor < 0:
-                self._descriptor = _create(self._temporary)
+                self._descriptor = _create(self._temporary, again=self._partial is not None)
                 if self.file.size > CHUNK_BYTES:
                     preallocate(self._descriptor, self.file.size)
             return self._descriptor
@@ -107,6 +143,10 @@ class _File:
         os.replace(self._temporary, file.target)
         os.close(self._descriptor)
         self._descriptor = -1
+        if self._partial is not None:
+            self._partial.end(file.key)
+        if self._on_fetched is not None:
+            self._on_fetched(file)
 
 
 class _Range:
@@ -165,8 +205,9 @@ def mismatch(session: Session, file: Incoming, what: str) -> DigestMismatchError
     )
 
 
-def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+def _create(path: str, *, again: bool) -> int:
+    """Open a new file, or ``again`` one that has some of it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if again else os.O_EXCL)
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:

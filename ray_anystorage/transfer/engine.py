@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.download import Fetching
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
+from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import Store
@@ -23,6 +24,7 @@ def upload(
     on_stored: Callable[[Stored], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
+    partial: Partial | None = None,
 ) -> tuple[Stored, ...]:
     """Store files; they are durable when this returns, and none is under way when it raises.
 
@@ -44,6 +46,9 @@ def upload(
         Set it to end the transfer; requests under way are waited for, uploads under way aborted.
     patience
         How long failing requests are tried again.
+    partial
+        Record of large files under way, where the store can go on with an upload: what an interrupted call sent is not
+        sent again, and stays where this one is interrupted.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def upload(
     TransferCancelledError
         ``cancel`` was set.
     """
-    session = _session(store, budget, cancel, patience, on_progress)
+    session = _session(store, budget, cancel, patience, on_progress, partial)
     try:
         return Sending(session, files, on_stored).run(already)
     finally:
@@ -74,6 +79,8 @@ def download(
     on_progress: Callable[[int], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
+    partial: Partial | None = None,
+    on_fetched: Callable[[Incoming], None] | None = None,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
 
@@ -83,6 +90,10 @@ def download(
         Targets must differ. Those with digests are verified.
     budget, on_progress, cancel, patience
         As for :func:`upload`.
+    partial
+        Record of large files under way, by key: what an interrupted call fetched is not fetched again.
+    on_fetched
+        Called once for each file when its target is there, by any thread.
 
     Raises
     ------
@@ -97,9 +108,9 @@ def download(
     TransferCancelledError
         ``cancel`` was set.
     """
-    session = _session(store, budget, cancel, patience, on_progress)
+    session = _session(store, budget, cancel, patience, on_progress, partial)
     try:
-        Fetching(session, files).run()
+        Fetching(session, files, on_fetched).run()
     finally:
         session.budget.trim()
 
@@ -110,6 +121,7 @@ def _session(
     cancel: Cancel | None,
     patience: Patience | None,
     on_progress: Callable[[int], None] | None,
+    partial: Partial | None,
 ) -> Session:
     return Session(
         store,
@@ -117,4 +129,5 @@ def _session(
         Cancel(cancel),  # a failure ends this call, not everything that shares the caller's flag
         patience or Patience(),
         on_progress,
+        partial,
     )

@@ -124,6 +124,10 @@ class ObjectStore:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Objects below a folder, a page at a time."""
+        yield from ((key, size) for key, size, _ in self.tagged(prefix))
+
+    def tagged(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+        """The same, with their etags."""
         folder = "/".join(part for part in (self._prefix, prefix.strip("/")) if part)
         pages = iter(obstore.list(self._client, prefix=folder or None, chunk_size=1000))
         while page := self._call("list", prefix, lambda: next(pages, None)):
@@ -131,7 +135,7 @@ class ObjectStore:
             for entry in page:
                 key = entry["path"][len(self._prefix) + 1 if self._prefix else 0 :]
                 if below(prefix, key):
-                    yield key, int(entry["size"])
+                    yield key, int(entry["size"]), plain_etag(entry["e_tag"])
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, many by one request where the store can."""

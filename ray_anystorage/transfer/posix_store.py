@@ -116,14 +116,19 @@ class PosixStore:
     def etag(self, key: str) -> str | None:
         """Which file it is and when it was written: what is stored here is replaced, never written into."""
         with self._reading(key) as descriptor:
-            return etag_of(descriptor)
+            return etag_of(os.fstat(descriptor))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder, temporary ones left out."""
+        yield from ((key, size) for key, size, _ in self.tagged(prefix))
+
+    def tagged(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+        """The same, with their etags."""
         for path in self._walk(prefix):
             if not is_temporary(os.path.basename(path)):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    yield os.path.relpath(path, self.root), os.stat(path).st_size
+                    status = os.stat(path)
+                    yield os.path.relpath(path, self.root), status.st_size, etag_of(status)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and the folders that this leaves empty."""
@@ -145,7 +150,7 @@ class PosixStore:
     def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Reflink where the file system can, else copy inside the kernel; a link would share later writes."""
         with self._reading(source) as descriptor:
-            if etag is not None and etag_of(descriptor) != etag:
+            if etag is not None and etag_of(os.fstat(descriptor)) != etag:
                 raise self._problem(ObjectMissingError, source, "it is another file by now")
             upload = self.begin(key, os.fstat(descriptor).st_size)
             try:

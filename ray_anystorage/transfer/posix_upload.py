@@ -43,7 +43,7 @@ class PosixUpload:
         descriptor = self._opened()
         write_back(descriptor, self._size, self._store.alive)
         os.fsync(descriptor)
-        etag = etag_of(descriptor)
+        etag = etag_of(os.fstat(descriptor))
         self._cancel.check()  # given up on while the mount hung
         os.replace(self._temporary, self._path)
         os.close(descriptor)
@@ -68,7 +68,6 @@ class PosixUpload:
             return self._descriptor
 
 
-def etag_of(descriptor: int) -> str:
+def etag_of(status: os.stat_result) -> str:
     """Which file it is and when it was written."""
-    status = os.fstat(descriptor)
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -45,6 +45,28 @@ class S3Upload:
         self._refusal: StorageError | None = None  # to complete, until it is known whether that was done before
         self._refusals = 0
 
+    def open(self) -> str:
+        """Open the upload, if it is not open; its id."""
+        return self._opened()
+
+    def resume(self, token: str) -> dict[int, str] | None:
+        """Go on with an upload that another process opened; the ETags of its parts, ``None`` where it is gone."""
+        arguments = {**self._object, "UploadId": token}
+        pages = self._store.boto.get_paginator("list_parts").paginate(**arguments)
+        try:
+            found = self._store.request("list", self._key, lambda: list(pages))
+        except ObjectMissingError:
+            return None
+        tags = {part["PartNumber"] - 1: part["ETag"] for page in found for part in page.get("Parts", ())}
+        with self._lock:
+            self._id, self._tags = token, dict(tags)
+        return tags
+
+    def tag(self, index: int) -> str:
+        """The ETag of a part that was sent."""
+        with self._lock:
+            return self._tags[index]
+
     def part(self, index: int, offset: int, data: BytesLike) -> None:
         """Send a part; again, it replaces the one before."""
         upload = self._opened()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.store import Store
 
@@ -24,6 +25,7 @@ class Session:
     cancel: Cancel
     patience: Patience
     on_progress: Callable[[int], None] | None = None
+    partial: Partial | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def persist(self, request: Callable[[], Result]) -> Result:

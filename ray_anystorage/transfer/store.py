@@ -10,9 +10,9 @@ any :class:`ray_anystorage.errors.StorageError` ends the transfer at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ray_anystorage.errors import RequestError
 from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, BytesLike
@@ -62,6 +62,20 @@ class Upload(Protocol):
         """Leave nothing behind; safe to call at any time, more than once."""
 
 
+@runtime_checkable
+class ResumableUpload(Upload, Protocol):
+    """An upload that another process can go on with."""
+
+    def open(self) -> str:
+        """Open it, if it is not open; its token."""
+
+    def resume(self, token: str) -> Mapping[int, str] | None:
+        """Go on with an earlier one: the tags of the parts that it has, by index; ``None`` where it is gone."""
+
+    def tag(self, index: int) -> str:
+        """The store's tag of a part that was sent."""
+
+
 class Store(Protocol):
     """The operations, all synchronous and thread-safe. Keys are relative to the store's root, with ``/`` between."""
 
@@ -98,6 +112,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and bytes of every object below a folder (or all, for ``""``), in no order."""
+
+    def tagged(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+        """As ``list``, with what ``etag`` would give of each; ``None`` where the store does not say that in a list."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are no error."""

@@ -15,9 +15,10 @@ from ray_anystorage.errors import SourceChangedError, StorageError, StoreUnavail
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import ChunkHasher, chunks_of, chunks_of_file, file_digest
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
+from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.retry import Patience, persist
 from ray_anystorage.transfer.session import Session
-from ray_anystorage.transfer.store import Upload, check_key
+from ray_anystorage.transfer.store import ResumableUpload, Upload, check_key
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class _File:
         self._session = session
         self._on_stored = on_stored
         self._upload: Upload | None = None
+        self._before: dict[int, Done] = {}  # parts that an earlier call sent
         self._chunks: dict[int, tuple[str, ...]] = {}
         self._missing = 0  # the first part that is
         self._lock = threading.Condition()
@@ -165,7 +167,12 @@ class _File:
     def _send_at_once(self, upload: Upload, part: Part, buffer: bytearray) -> tuple[str, ...]:
         data = self._read(part, buffer)
         chunks = chunks_of(data)
+        before = self._before.get(part.index)
+        if before is not None and before.chunks == chunks:
+            return chunks
         self._session.persist(partial(upload.part, part.index, part.offset, data))
+        if (resumable := self._resumable()) is not None:
+            resumable[0].note(self.file.key, part, Done(chunks, resumable[1].tag(part.index)))
         return chunks
 
     def _send_in_pieces(self, upload: Upload, part: Part, scratch: memoryview) -> tuple[str, ...]:
@@ -183,6 +190,8 @@ class _File:
 
     def abort(self) -> None:
         """Take back what was begun and not committed. A store that fails here keeps it, for ``unfinished`` to find."""
+        if self._resumable() is not None:  # for the next call to go on with
+            return
         if self._upload is not None and self.stored is None:
             with contextlib.suppress(StorageError):
                 persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
@@ -191,7 +200,25 @@ class _File:
         with self._lock:
             if self._upload is None:
                 self._upload = self._session.store.begin(self.file.key, self.file.size)
+                if (resumable := self._resumable()) is not None:
+                    self._before = self._resumed(*resumable)
             return self._upload
+
+    def _resumable(self) -> tuple[Partial, ResumableUpload] | None:
+        partial = self._session.partial
+        if partial is not None and isinstance(self._upload, ResumableUpload):
+            return partial, self._upload
+        return None
+
+    def _resumed(self, partial: Partial, upload: ResumableUpload) -> dict[int, Done]:
+        """The parts that the store still has of an earlier call's upload, which this one goes on with."""
+        known = partial.known(self.file.key)
+        if known is not None:
+            there = self._session.persist(lambda: upload.resume(known.token))
+            if there is not None:
+                return {index: done for index, done in known.parts.items() if there.get(index) == done.tag}
+        partial.begin(self.file.key, self._session.persist(upload.open))
+        return {}
 
     def _done(self, chunks: tuple[str, ...], etag: str | None) -> None:
         file = self.file
@@ -199,6 +226,8 @@ class _File:
 
     def _is_stored(self, stored: Stored) -> None:
         self.stored = stored
+        if self._session.partial is not None:
+            self._session.partial.end(self.file.key)
         if self._on_stored is not None:
             self._on_stored(stored)
 

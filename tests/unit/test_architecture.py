@@ -26,7 +26,7 @@ LAYERS = (
     {"resolve", "recipe", "origin", "runs", "run_list"},
     {"train", "tune"},
     {"catalog", "promotion"},
-    {"api", "checkup", "experiments", "job", "stored"},
+    {"api", "checkup", "experiments", "files", "job", "stored"},
     {"__init__"},
     {"bench", "demo"},
     {"cli"},

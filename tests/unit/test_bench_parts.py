@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ray_anystorage.bench.advise import env_file, proposals
 from ray_anystorage.bench.compare import changes
 from ray_anystorage.bench.judge import Limits, judge
-from ray_anystorage.bench.limits import Direction, NodeLimits, Rung, TierLimits
+from ray_anystorage.bench.limits import Direction, NodeLimits, Rung, TierLimits, Together
 from ray_anystorage.bench.noise import apart, centre, percentiles
 from ray_anystorage.bench.on_node.climb import Counts, climb
 from ray_anystorage.bench.on_node.place import room
@@ -52,6 +52,7 @@ DISK = TierLimits(
     direct=True,
 )
 BUCKET, MOUNT = Limits(NODE, FAR, is_bucket=True), Limits(NODE, DISK, is_bucket=False)
+TOGETHER = Together(800e6, 900e6, 1500.0, 1600.0)
 RUNS = (Measured(2.0, 1.0), Measured(2.1, 1.0), Measured(1.9, 1.0))
 CELL = Cell("artifact", "dense-7b", "save", "anystorage", 1, 8, GB, RUNS, 1.8, 1.9, 0.9, "the store", "why", "advice")
 
@@ -119,7 +120,7 @@ def test_an_unknown_shape_is_named_with_those_that_are_known() -> None:
         (BUCKET, [4096] * 10_000, (10_000 + 4) / 1000, "requests per prefix"),
         (MOUNT, [10 * GB], 10 * GB / 100e6, "connections"),
         (MOUNT, [10 * GB] * 4, 40 * GB / 200e6, "the link of a node"),
-        (replace(BUCKET, together=(800e6, 900e6)), [10 * GB], 10 * GB / 500e6, "the link of a node"),
+        (replace(BUCKET, together=TOGETHER), [10 * GB], 10 * GB / 500e6, "the link of a node"),
     ],
 )
 def test_the_slowest_resource_is_the_limit(limits: Limits, sizes: list[int], seconds: float, bound: str) -> None:
@@ -128,8 +129,10 @@ def test_the_slowest_resource_is_the_limit(limits: Limits, sizes: list[int], sec
 
 
 def test_what_all_nodes_get_together_bounds_them() -> None:
-    found = replace(BUCKET, together=(800e6, 900e6)).transfer([10 * GB], reading=False, nodes=4)
+    found = replace(BUCKET, together=TOGETHER).transfer([10 * GB], reading=False, nodes=4)
     assert (found.bound, found.least) == ("the store", pytest.approx(40 * GB / 800e6))
+    small = replace(BUCKET, together=TOGETHER).transfer([4096] * 1000, reading=True, nodes=4)
+    assert (small.bound, small.least) == ("requests per prefix", pytest.approx(4 * 1003 / 1600))
 
 
 def test_the_verdict_says_what_bounds_a_time() -> None:
@@ -205,7 +208,7 @@ def test_a_mount_that_stalls_gets_longer_limits() -> None:
 
 REPORT = BenchReport(
     "2026-11-28T10:00:00+0000", 60.0, True, {"ray": "2.60"}, {"seconds": 60.0}, (NodeFound("a", limits=NODE),),
-    (TierFound("artifact", "s3://b/<i>", "a bucket", is_bucket=True, limits={"a": FAR}, together=(1.0, 2.0)),), (CELL,),
+    (TierFound("artifact", "s3://b/<i>", "a bucket", is_bucket=True, limits={"a": FAR}, together=TOGETHER),), (CELL,),
 )  # fmt: skip
 
 

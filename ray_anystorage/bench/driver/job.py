@@ -12,7 +12,7 @@ from ray_anystorage.bench.advise import proposals
 from ray_anystorage.bench.driver.crew import Crew, Member
 from ray_anystorage.bench.driver.rounds import Match
 from ray_anystorage.bench.judge import Limits
-from ray_anystorage.bench.limits import NodeLimits, TierLimits
+from ray_anystorage.bench.limits import NodeLimits, TierLimits, added
 from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
 from ray_anystorage.bench.shapes import Shape
 from ray_anystorage.bench.sizing import Means, Sized, fit
@@ -149,8 +149,7 @@ class Job:
         if len(members) > 1 and self._is_shared(tier):
             self._tell(f"{tier}: limits of all nodes at once")
             calls = [(tier, _best(first))] * len(members)
-            rates = self._crew.each(members, "limits_together", calls, _LIMITS_WITHIN)
-            together = (sum(write for write, _ in rates), sum(read for _, read in rates))
+            together = added(self._crew.each(members, "limits_together", calls, _LIMITS_WITHIN))
             self._tiers[tier] = replace(self._tiers[tier], together=together)
         node = NodeLimits(**self._facts[str(members[0])]["limits"])
         return Limits(node, first, self._tiers[tier].is_bucket, together)

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ray_anystorage.bench.limits import Together
 from ray_anystorage.bench.on_node.climb import Counts
 from ray_anystorage.bench.on_node.facts import facts
 from ray_anystorage.bench.on_node.files import forget_pages, read_all
@@ -112,15 +113,16 @@ class NodeBench:
         finally:
             shutil.rmtree(folder)
 
-    def limits_together(self, tier: str, connections: tuple[int, int]) -> tuple[float, float]:
-        """Bytes per second written and read by this node while the others do the same."""
+    def limits_together(self, tier: str, known: tuple[int, int]) -> Together:
+        """What this node gets of a tier while the others do the same; ``known`` as for :meth:`limits`."""
         self._is(f"{tier}: its limits, all nodes at once")
         place = self._places[tier]
+        counts = Counts.known(*known, _STORE_CONNECTIONS if place.is_bucket else _MOUNT_FILES)
         if place.is_bucket:
-            return store_together(place.recipe("raw").open(), self._order.node, connections)
+            return store_together(place.recipe("raw").open(), self._order.node, counts)
         folder = self._raw_folder(tier)
         try:
-            return mount_together(folder, connections)
+            return mount_together(folder, counts)
         finally:
             shutil.rmtree(folder)
 

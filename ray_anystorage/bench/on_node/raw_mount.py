@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ray_anystorage.bench.limits import Direction, Rung, TierLimits
+from ray_anystorage.bench.limits import Direction, Rung, TierLimits, Together
 from ray_anystorage.bench.noise import percentiles
 from ray_anystorage.bench.on_node.climb import STEP, Counts, all_at_once, step, times
 
@@ -49,15 +49,17 @@ def _size(folder: str, most: int, *, direct: bool) -> int:
     return max(_BLOCK, int(min(_MOST_BYTES, most, rate * STEP)) // _BLOCK * _BLOCK)
 
 
-def mount_together(folder: str, files: tuple[int, int]) -> tuple[float, float]:
-    """Bytes per second written and read with so many files at once, for when all nodes do so at once."""
-    direct, (writing, reading) = _takes_direct(folder), files
-    paths = [os.path.join(folder, f"large-{number}") for number in range(max(files))]
+def mount_together(folder: str, counts: Counts) -> Together:
+    """What comes of so many files at once, for when all nodes write and read as many."""
+    direct, writing, reading = _takes_direct(folder), counts.write[-1], counts.read[-1]
+    paths = [os.path.join(folder, f"large-{number}") for number in range(max(writing, reading))]
     size = _TOGETHER // len(paths) // _BLOCK * _BLOCK
     written = all_at_once([partial(_write_file, path, size, direct=direct) for path in paths[:writing]])
     for path in paths[writing:]:
         _write_file(path, size, direct=direct)
-    return written, all_at_once([partial(_read_file, path, direct=direct) for path in paths[:reading]])
+    read = all_at_once([partial(_read_file, path, direct=direct) for path in paths[:reading]])
+    _, small = _small_files(folder, counts.small[-1])
+    return Together(written, read, small["create"], small["read"])
 
 
 def _small_files(folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from ray_anystorage.bench.limits import Direction, TierLimits
+from ray_anystorage.bench.limits import Direction, TierLimits, Together
 from ray_anystorage.bench.noise import percentiles
 from ray_anystorage.bench.on_node.climb import STEP, Counts, climb, step, times
 from ray_anystorage.transfer.digest import CHUNK_BYTES
@@ -54,9 +54,9 @@ def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) 
     return TierLimits(Direction(writes, objects["put"]), Direction(reads, objects["get"]), size, latency, direct=None)
 
 
-def store_together(store: Store, folder: str, connections: tuple[int, int]) -> tuple[float, float]:
-    """Bytes per second written and read with these numbers of connections, for when all nodes do so at once."""
-    data, writing, reading = os.urandom(CHUNK_BYTES), *connections
+def store_together(store: Store, folder: str, counts: Counts) -> Together:
+    """What comes of these numbers of connections, for when all nodes use them at once."""
+    data, writing, reading = os.urandom(CHUNK_BYTES), counts.write[-1], counts.read[-1]
 
     def put(thread: int) -> int:
         store.write_small(f"{folder}/large-{thread}", data)
@@ -68,7 +68,9 @@ def store_together(store: Store, folder: str, connections: tuple[int, int]) -> t
         store.read_range(f"{folder}/large-{thread % writing}", 0, into[thread])
         return CHUNK_BYTES
 
-    return step(put, writing, 2 * STEP), step(get, reading, 2 * STEP)
+    written, read = step(put, writing, 2 * STEP), step(get, reading, 2 * STEP)
+    small = _small_objects(store, folder, counts)
+    return Together(written, read, small["put"], small["get"])
 
 
 def _latencies(store: Store, folder: str, size: int) -> dict[str, dict[str, float]]:

@@ -71,7 +71,7 @@ def _limits(tier: TierFound) -> Iterator[str]:
             label = name if len(tier.limits) == 1 else f"{node.partition(' ')[0]} {name}"
             rows.append(Row(label, (Segment(0.0, best.rate, "raw"),), shown))
     if tier.together is not None:
-        for name, rate in zip(("written", "read"), tier.together, strict=True):
+        for name, rate in (("written", tier.together.write), ("read", tier.together.read)):
             rows.append(Row(f"all nodes, {name}", (Segment(0.0, rate, "raw"),), f"{format_size(int(rate))}/s"))
     if rows:
         yield "<h3>What it gives, at most</h3>"

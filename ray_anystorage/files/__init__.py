@@ -1,0 +1,1 @@
+"""Files between tiers: places by name, what lies there, and moving it."""

@@ -1,0 +1,82 @@
+"""What may not be deleted: what lies outside of the tiers and the artifact folder, and runs that are going on."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+
+from ray_anystorage.checkpoint.ownership import owner_of
+from ray_anystorage.errors import OutsideArtifactFolderError, RequestError, RunInUseError
+from ray_anystorage.files.entries import Entry
+from ray_anystorage.files.spot import Spot
+from ray_anystorage.policy.request import SPILLED
+from ray_anystorage.settings import Settings
+from ray_anystorage.transfer.open_store import MountRecipe, StoreRecipe
+
+
+def check_delete(place: Spot, found: Iterable[Entry], settings: Settings, *, not_running: bool = False) -> None:
+    """Raise where files may not be deleted.
+
+    Parameters
+    ----------
+    not_running
+        Whoever holds a run there is known to be dead.
+
+    Raises
+    ------
+    OutsideArtifactFolderError
+        In a bucket, outside of the artifact folder.
+    RequestError
+        On a disk, in no tier: the system's own tools are for that.
+    RunInUseError
+        In a run that a controller holds.
+    """
+    tiers = {location.tier: location.root.rstrip("/") for location in settings.locations}
+    roots = [root for tier, root in tiers.items() if (tier == "artifact") == place.is_bucket]
+    homes: set[tuple[str, str]] = set()
+    for entry in found:
+        uri = f"{place.recipe.uri.rstrip('/')}/{entry.key}"
+        root = next((root for root in roots if uri.startswith(f"{root}/")), None)
+        if root is None:
+            raise _outside(uri, roots, is_bucket=place.is_bucket)
+        homes |= {(root, folder) for folder in _above(uri.removeprefix(f"{root}/"))}
+    if not not_running:
+        _refuse_live(place, homes)
+
+
+def _outside(uri: str, inside: Sequence[str], *, is_bucket: bool) -> RequestError:
+    where = ", ".join(inside) or "there is none"
+    if is_bucket:
+        return OutsideArtifactFolderError(f"{uri} lies outside of the artifact folder ({where}) and is not deleted")
+    return RequestError(f"{uri} lies in no storage of this package ({where}) and is not deleted: use rm")
+
+
+def _refuse_live(place: Spot, homes: Iterable[tuple[str, str]]) -> None:
+    for root, folder in sorted(homes):
+        if folder.partition("/")[0] == SPILLED:
+            raise RunInUseError(
+                f"{root}/{folder} is where runs on mounts put their large checkpoints, and nothing of it is deleted: "
+                "ray-anystorage prune RUN removes what a run no longer has. If it is known that none needs it, say "
+                "--not-running."
+            )
+        holder = owner_of(_folder(place.recipe, root, folder).open())
+        if holder is not None and not holder.released:
+            raise RunInUseError(
+                f"{root}/{folder} is the home of a run that {holder.who} holds, which may be saving now, and nothing "
+                "of it is deleted. If that is known to be dead, say --not-running."
+            )
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a file lies in, each of which may be the home of a run."""
+    folder = posixpath.dirname(path)
+    while folder:
+        yield folder
+        folder = posixpath.dirname(folder)
+
+
+def _folder(recipe: StoreRecipe, root: str, folder: str) -> StoreRecipe:
+    if isinstance(recipe, MountRecipe):
+        return MountRecipe(root).child(folder)
+    prefix = root.partition("://")[2].partition("/")[2]
+    return recipe.child("/".join(part for part in (prefix, folder) if part))
