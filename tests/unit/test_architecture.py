@@ -27,6 +27,7 @@ LAYERS = (
     {"train", "tune"},
     {"catalog", "promotion"},
     {"api", "checkup", "experiments", "files", "job", "stored"},
+    {"tier_filesystem"},
     {"__init__"},
     {"bench", "demo"},
     {"cli"},
