@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ray_anystorage.experiments import tune_experiment, tune_run_config
     from ray_anystorage.job import artifacts_dir, runtime_env
     from ray_anystorage.stored import best_checkpoint, promote, results
+    from ray_anystorage.tier_filesystem import filesystem
     from ray_anystorage.train.checkpoint import Checkpoint
 
 _HOME_OF = {
@@ -27,6 +28,7 @@ _HOME_OF = {
     "best_checkpoint": "stored",
     "discover": "api",
     "doctor": "checkup",
+    "filesystem": "tier_filesystem",
     "plan": "api",
     "promote": "stored",
     "report": "api",
@@ -47,6 +49,7 @@ __all__ = [
     "doctor",
     "errors",
     "estimate_checkpoint_size",
+    "filesystem",
     "plan",
     "promote",
     "report",

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from functools import partial
 from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
+from ray_anystorage.checkpoint.cache_use import all_there, temporary_directory, while_read
 from ray_anystorage.checkpoint.contents import Contents
 from ray_anystorage.checkpoint.directory import has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
@@ -31,6 +31,7 @@ from ray_anystorage.errors import (
     RequestError,
     StorageError,
 )
+from ray_anystorage.events import Restored, Source, tell
 from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.transfer.posix_store import PosixStore
 
@@ -108,10 +109,10 @@ class Opened:
         contents = whole if files is None else whole.matching(files)
         with contextlib.ExitStack() as stack:
             with self._quarantining(whole):
-                directory = self._ready(contents, verify, stack)
+                directory = self._told(contents, verify, stack)
             home = self.sources.home if directory == self.folder else None
             if whole.attempt is not None and has_others(whole, directory, home):
-                directory = view(whole, directory, stack.enter_context(_temporary_directory()))
+                directory = view(whole, directory, stack.enter_context(temporary_directory()))
             yield directory
 
     def copy_to(self, target: str) -> None:
@@ -168,26 +169,33 @@ class Opened:
             line = "checkpoint %s was not stored by ray_anystorage: only that its files are there can be verified"
             self.node.once(f"{self.run}\0{self.name}\0told", lambda: logger.warning(line, self.name))
 
-    def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
+    def _told(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
+        """Have the files ready, and tell where they came from and how long that took."""
+        start = time.monotonic()
+        directory, source = self._ready(contents, verify, stack)
+        tell(Restored(source, contents.size, time.monotonic() - start))
+        return directory
+
+    def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> tuple[str, Source]:
         kept = self._entry(contents)
         wanted = [CachedFile(f.path, f.size, f.digest or "", f.chunks or ()) for f in contents.files]
         inline = self.folder if set(contents.locations) <= {None} else None
-        if inline is not None and (kept is None or not _all_there(kept, wanted)):
+        if inline is not None and (kept is None or not all_there(kept, wanted)):
             self._verify_in_place(contents, inline, content=verify == "content")
-            return inline
+            return inline, "place"
         try:  # around the filling, so that nobody evicts it in between
             entry = kept or self._passing(contents)
-            stack.enter_context(entry.reading() if kept else _while_read(entry))
+            stack.enter_context(entry.reading() if kept else while_read(entry))
         except OSError as error:
             logger.warning("checkpoint %s is fetched for this process alone: %s", self.name, error)
         else:
             return self._from_cache(entry, contents, wanted)
-        directory = stack.enter_context(_temporary_directory())
+        directory = stack.enter_context(temporary_directory())
         fetch(self.sources, contents, directory)
         self._refresh_metadata(directory)
-        return directory
+        return directory, "store"
 
-    def _from_cache(self, entry: Entry, contents: Contents, wanted: list[CachedFile]) -> str:
+    def _from_cache(self, entry: Entry, contents: Contents, wanted: list[CachedFile]) -> tuple[str, Source]:
         with entry.filling():
             missing = entry.missing(wanted, self.node.session)
             if missing:
@@ -200,7 +208,7 @@ class Opened:
                 os.makedirs(os.path.join(entry.directory, path), exist_ok=True)
             self._refresh_metadata(entry.directory)
             entry.touch()
-        return entry.directory
+        return entry.directory, "store" if missing else "cache"
 
     @contextlib.contextmanager
     def _room(self, entry: Entry, size: int) -> Iterator[None]:
@@ -266,33 +274,3 @@ class Opened:
                 f"checkpoint {self.name} was deleted or saved again while it was read"
             ) from error
         logger.error("checkpoint %s is damaged and will not be resumed from: %s", self.name, error)
-
-
-def _all_there(entry: Entry, wanted: Sequence[CachedFile]) -> bool:
-    """Whether the cache has every file, by size; content is compared when it is used."""
-
-    def there(file: CachedFile) -> bool:
-        with contextlib.suppress(OSError):
-            return os.stat(os.path.join(entry.directory, file.path)).st_size == file.size
-        return False
-
-    return bool(wanted) and all(there(file) for file in wanted)
-
-
-@contextlib.contextmanager
-def _while_read(entry: Entry) -> Iterator[None]:
-    """Use an entry that goes when nobody reads it any more."""
-    try:
-        with entry.reading():
-            yield
-    finally:
-        try:
-            entry.remove()
-        except OSError as error:
-            logger.warning("what was fetched for the time being stays in %s: %s", entry.folder, error)
-
-
-@contextlib.contextmanager
-def _temporary_directory() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="anystorage-checkpoint-") as directory:
-        yield directory

@@ -21,6 +21,7 @@ from ray_anystorage.checkpoint.routing import Route, another_place_may_do, fits,
 from ray_anystorage.checkpoint.save import Part, begin, data_of, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import Tree, scan
 from ray_anystorage.errors import ManifestError, ObjectMissingError, StorageError
+from ray_anystorage.events import Saved, tell
 from ray_anystorage.home.atomic import is_full
 from ray_anystorage.home.filesystem import full_error
 from ray_anystorage.home.store import HomeStore
@@ -123,6 +124,7 @@ class Saver:
         StorageError, OSError
             No place took it.
         """
+        start = time.monotonic()
         tree = scan(directory)
         begun = begin(self.home, part, tree.size, allowed)
         job = _Job(tree, part, begun.former)
@@ -140,6 +142,8 @@ class Saver:
             self.journal.saved(part.checkpoint)
         kept.result()
         self._last = part.checkpoint
+        on_mount, seconds = isinstance(self.home, PosixStore) and not manifest.location, time.monotonic() - start
+        tell(Saved("mount" if on_mount else "bucket", manifest.size, seconds, manifest.detour is not None))
         return manifest
 
     def _route(self, tree: Tree, others: int) -> Route:

@@ -12,14 +12,17 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ray_anystorage import events
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.staging_place import Place, remove
 from ray_anystorage.checkpoint.taking import can_move, copy_tree, is_below, move
 from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.errors import RequestError
+from ray_anystorage.events import tell
 from ray_anystorage.home.atomic import is_full
 from ray_anystorage.units import format_size
 
@@ -88,6 +91,7 @@ class Staging:
         RequestError
             It holds the staging folder.
         """
+        start = time.monotonic()
         if is_below(self.folder, directory):
             raise RequestError(f"{directory} cannot be reported: temporary files of the run lie in it")
         tree = scan(directory)
@@ -98,6 +102,7 @@ class Staging:
             return None
         try:
             if moves and move(directory, target):
+                tell(events.Staged(tree.size, time.monotonic() - start, copied=False))
                 return Staged(target, tree.size, directory)
             copy_tree(tree, target)
         except BaseException as error:
@@ -105,6 +110,7 @@ class Staging:
             if isinstance(error, OSError) and is_full(error):
                 return None
             raise
+        tell(events.Staged(tree.size, time.monotonic() - start, copied=True))
         return Staged(target, tree.size, None)
 
     def ended(self, directory: str, error: BaseException | None) -> None:

@@ -10,7 +10,7 @@ import click
 
 from ray_anystorage.cli.bar import bar
 from ray_anystorage.cli.failure import failures_shown, write_json
-from ray_anystorage.cli.files import as_dict, credentials_option, delete, json_option, place_of, tell_each
+from ray_anystorage.cli.files import as_dict, credentials_option, json_option, place_of, tell_each
 
 if TYPE_CHECKING:
     from ray_anystorage.files.entries import Entry
@@ -93,16 +93,16 @@ def mv(source: str, target: str, **said: Any) -> None:
     \b
     Exit codes: as for cp; 2 also where SOURCE may not be deleted.
     """
-    from ray_anystorage.files.guard import check_delete
+    from ray_anystorage.files.guard import check_delete, delete
     from ray_anystorage.settings import read_settings
 
     with failures_shown(as_json=said["as_json"]):
-        work = _Work.of(source, target, said["credentials"])
-        check_delete(work.source, work.found, read_settings(), not_running=said["not_running"])
+        work, settings = _Work.of(source, target, said["credentials"]), read_settings()
+        check_delete(work.source, work.found, settings, not_running=said["not_running"])
         work.copy(said)
         if not said["dry_run"]:
             work.refuse_lost()
-            delete(work.source, work.found)
+            delete(work.source, work.found, settings)
     _tell(work, said)
 
 
@@ -166,11 +166,14 @@ class _Work:
 
     def delete_extra(self, extra: list[Entry], said: dict[str, Any]) -> None:
         """Delete it, after asking."""
+        from ray_anystorage.files.guard import delete
+        from ray_anystorage.settings import read_settings
+
         if not said["yes"]:
             tell_each("only in the target:", extra)
             if not click.confirm(f"Delete these {len(extra):,} files at {self.target.uri}?"):
                 return
-        delete(self.target, extra)
+        delete(self.target, extra, read_settings())
         self.deleted = len(extra)
 
     def refuse_lost(self) -> None:

@@ -139,7 +139,7 @@ def rm(place: str, recursive: bool, dry_run: bool, yes: bool, not_running: bool,
       2  there is nothing, it may not be deleted, or the place cannot be meant
     """
     from ray_anystorage.files.entries import entries, is_file
-    from ray_anystorage.files.guard import check_delete
+    from ray_anystorage.files.guard import check_delete, delete
     from ray_anystorage.settings import read_settings
 
     with failures_shown():
@@ -147,23 +147,16 @@ def rm(place: str, recursive: bool, dry_run: bool, yes: bool, not_running: bool,
         if not recursive and not where.pattern and not is_file(where):
             raise click.UsageError(f"{place} is a folder: say --recursive")
         found = entries(where)
-        check_delete(where, found, read_settings(), not_running=not_running)
+        settings = read_settings()
+        check_delete(where, found, settings, not_running=not_running)
         if dry_run:
             tell_each("would delete", found)
             return
         total = f"{len(found):,} files, {_size(sum(entry.size for entry in found))}"
         if not yes and not click.confirm(f"Delete {total} at {where.uri}?"):
             raise SystemExit(1)
-        delete(where, found)
+        delete(where, found, settings)
     click.echo(f"deleted {total}", err=True)
-
-
-def delete(place: Spot, found: list[Entry]) -> None:
-    """Delete files, and folders that this leaves empty."""
-    from ray_anystorage.checkpoint.small_files import patiently
-
-    store = place.open()
-    patiently(lambda: store.delete([entry.key for entry in found]))
 
 
 def tell_each(what: str, found: list[Entry]) -> None:

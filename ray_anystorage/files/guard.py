@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 
 from ray_anystorage.checkpoint.ownership import owner_of
+from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import OutsideArtifactFolderError, RequestError, RunInUseError
 from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.spot import Spot
@@ -42,6 +45,18 @@ def check_delete(place: Spot, found: Iterable[Entry], settings: Settings, *, not
         homes |= {(root, folder) for folder in _above(uri.removeprefix(f"{root}/"))}
     if not not_running:
         _refuse_live(place, homes)
+
+
+def delete(place: Spot, found: Iterable[Entry], settings: Settings) -> None:
+    """Delete files, and on a disk the folders that this leaves empty, but for a tier's own."""
+    store = place.open()
+    patiently(lambda: store.delete([entry.key for entry in found]))
+    if isinstance(place.recipe, MountRecipe) and not place.pattern and not place.key:
+        kept = {os.path.realpath(location.root) for location in settings.locations}
+        for folder, _, _ in os.walk(place.recipe.root, topdown=False):
+            if os.path.realpath(folder) not in kept:
+                with contextlib.suppress(OSError):  # something is in it
+                    os.rmdir(folder)
 
 
 def _outside(uri: str, inside: Sequence[str], *, is_bucket: bool) -> RequestError:

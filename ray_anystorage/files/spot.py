@@ -113,11 +113,11 @@ def _in_tier(said: str, tier: Tier, rest: str, settings: Settings, credentials: 
 
 
 def _in_bucket(said: str, uri: str, settings: Settings, credentials: str | None, tier: Tier | None) -> Spot:
-    scheme, _, path = uri.partition("://")
-    bucket, _, key = path.partition("/")
-    recipe = bucket_recipe(f"{scheme}://{bucket}", credentials=credentials, what=repr(said), settings=settings)
-    above, pattern = _split(key)
-    return Spot(said, recipe, above.strip("/"), pattern, uri.endswith("/") or not above.strip("/"), tier)
+    above, pattern = _split(uri)
+    named = bucket_recipe(above.rstrip("/"), credentials=credentials, what=repr(said), settings=settings)
+    key = named.address.prefix
+    whole = replace(named, address=replace(named.address, prefix=""))
+    return Spot(said, whole, key, pattern, uri.endswith("/") or not key, tier)
 
 
 def _on_disk(said: str, path: str, tier: Tier | None, *, folder: bool = False) -> Spot:

@@ -240,6 +240,7 @@ class StoreConformance(ReuseConformance):
         assert sorted(store.list("run")) == [("run/a", 5), ("run/sub/b", 9)]
         assert sorted(store.list("run/")) == [("run/a", 5), ("run/sub/b", 9)]
         assert list(store.list("nothing")) == []
+        assert sorted(store.tagged("run")) == [(key, size, store.etag(key)) for key, size in sorted(store.list("run"))]
         store.copy("run/a", "copied/a")
         buffer = bytearray(5)
         store.read_range("copied/a", 0, memoryview(buffer))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal
 
+from ray_anystorage.events import Transferred, tell
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.download import Fetching
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
@@ -64,11 +68,8 @@ def upload(
     TransferCancelledError
         ``cancel`` was set.
     """
-    session = _session(store, budget, cancel, patience, on_progress, partial)
-    try:
+    with _session("sent", store, budget, cancel, patience, on_progress, partial) as session:
         return Sending(session, files, on_stored).run(already)
-    finally:
-        session.budget.trim()
 
 
 def download(
@@ -108,26 +109,37 @@ def download(
     TransferCancelledError
         ``cancel`` was set.
     """
-    session = _session(store, budget, cancel, patience, on_progress, partial)
-    try:
+    with _session("fetched", store, budget, cancel, patience, on_progress, partial) as session:
         Fetching(session, files, on_fetched).run()
-    finally:
-        session.budget.trim()
 
 
+@contextlib.contextmanager
 def _session(
+    direction: Literal["sent", "fetched"],
     store: Store,
     budget: Budget | None,
     cancel: Cancel | None,
     patience: Patience | None,
     on_progress: Callable[[int], None] | None,
     partial: Partial | None,
-) -> Session:
-    return Session(
-        store,
-        budget or Budget(requests=store.limits.requests),
-        Cancel(cancel),  # a failure ends this call, not everything that shares the caller's flag
-        patience or Patience(),
-        on_progress,
-        partial,
-    )
+) -> Iterator[Session]:
+    """What the parts of a call share; how it went is told when it ends."""
+    budget = budget or Budget(requests=store.limits.requests)
+    start, retries, cuts, moved, failed = time.monotonic(), budget.retries, budget.cuts, 0, True
+
+    def progress(size: int) -> None:
+        nonlocal moved
+        moved += size
+        if on_progress is not None:
+            on_progress(size)
+
+    # A failure ends this call, not everything that shares the caller's flag.
+    session = Session(store, budget, Cancel(cancel), patience or Patience(), progress, partial)
+    try:
+        yield session
+        failed = False
+    finally:
+        budget.trim()
+        kind: Literal["mount", "bucket"] = "mount" if store.limits.in_pieces else "bucket"
+        seconds, more, fewer = time.monotonic() - start, budget.retries - retries, budget.cuts - cuts
+        tell(Transferred(direction, kind, moved, seconds, more, fewer, failed))

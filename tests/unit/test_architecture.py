@@ -19,7 +19,7 @@ MAX_FUNCTION_LINES = 40
 # use each other as long as no circle comes of it. A new unit has to be given its place here.
 LAYERS = (
     {"errors", "_version"},
-    {"units", "environment"},
+    {"units", "environment", "events"},
     {"settings", "estimate"},
     {"policy", "credentials", "transfer", "discovery", "diagnosis", "home", "cluster", "testing"},
     {"checkpoint"},
@@ -27,6 +27,7 @@ LAYERS = (
     {"train", "tune"},
     {"catalog", "promotion"},
     {"api", "checkup", "experiments", "files", "job", "stored"},
+    {"tier_filesystem"},
     {"__init__"},
     {"bench", "demo"},
     {"cli"},

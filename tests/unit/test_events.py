@@ -1,0 +1,106 @@
+"""What the engine, saves and restores tell of themselves, and what becomes of it as metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_anystorage import events
+from ray_anystorage.checkpoint.cache import NodeCache
+from ray_anystorage.checkpoint.node import Node
+from ray_anystorage.checkpoint.read import commit
+from ray_anystorage.checkpoint.save import Part
+from ray_anystorage.checkpoint.saver import Saver
+from ray_anystorage.errors import ObjectMissingError
+from ray_anystorage.events import Event, Restored, Saved, Transferred
+from ray_anystorage.origin import Origin
+from ray_anystorage.transfer.engine import download, upload
+from ray_anystorage.transfer.files import Incoming, Outgoing
+from ray_anystorage.transfer.open_store import MountRecipe
+from ray_anystorage.transfer.posix_store import PosixStore
+
+SIZE = 9 << 20
+
+
+@pytest.fixture
+def heard() -> Iterator[list[Event]]:
+    found: list[Event] = []
+    stop = events.listen(found.append)
+    yield found
+    stop()
+
+
+def test_a_transfer_tells_what_it_moved(tmp_path: Path, heard: list[Event]) -> None:
+    (tmp_path / "file").write_bytes(bytes(SIZE))
+    store = PosixStore(str(tmp_path / "store"))
+    upload(store, [Outgoing(str(tmp_path / "file"), "a", SIZE)])
+    download(store, [Incoming("a", str(tmp_path / "back"), SIZE)])
+    with pytest.raises(ObjectMissingError):
+        download(store, [Incoming("none", str(tmp_path / "none"), SIZE)])
+    assert [(e.direction, e.store, e.bytes, e.failed) for e in heard if isinstance(e, Transferred)] == [
+        ("sent", "mount", SIZE, False),
+        ("fetched", "mount", SIZE, False),
+        ("fetched", "mount", 0, True),
+    ]
+    assert len(heard) == 3, "one event for each call, however many files and requests"
+
+
+def test_saves_and_restores_tell_where(tmp_path: Path, heard: list[Event]) -> None:
+    source, home = tmp_path / "source", MountRecipe(str(tmp_path / "home"))
+    source.mkdir()
+    (source / "file").write_bytes(bytes(SIZE))
+    cache = NodeCache(str(tmp_path / "node" / "cache"), share=0.5)
+    Saver(home.open(), 1 << 40, cache=cache, run=home.uri).save(str(source), Part("one", "a1", 0, 1, 1))
+    commit(home.open(), "one", "a1", report=1)
+    assert [(e.store, e.bytes, e.detour) for e in heard if isinstance(e, Saved)] == [("mount", SIZE, False)]
+    for node in (Node(str(tmp_path / "node"), "s1", 0.5), Node(str(tmp_path / "other"), "s2", 0.5)):
+        Path(node.folder).mkdir(exist_ok=True)
+        with Origin(home, None, "one", "a1").opened(node=node).directory():
+            pass
+    assert [(e.source, e.bytes) for e in heard if isinstance(e, Restored)] == [("cache", SIZE), ("place", SIZE)]
+
+
+def test_a_listener_that_fails_ends_nothing(heard: list[Event], caplog: pytest.LogCaptureFixture) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError("no room")
+
+    stop = events.listen(fail)
+    with caplog.at_level(logging.ERROR):
+        events.tell(Restored("cache", 1, 0.1))
+    stop()
+    events.tell(Restored("cache", 2, 0.1))
+    assert [event.bytes for event in heard if isinstance(event, Restored)] == [1, 2]
+    assert caplog.text.count("RuntimeError: no room") == 1
+
+
+def test_metrics_count_events_under_labels_of_few_values() -> None:
+    pytest.importorskip("ray")
+    from ray_anystorage.train.metrics import Metrics
+
+    class Fake:
+        def __init__(self) -> None:
+            self.said: list[tuple[float, dict[str, str]]] = []
+
+        def inc(self, amount: float, tags: dict[str, str]) -> None:
+            self.said.append((amount, tags))
+
+        observe = inc
+
+    parts: dict[str, Any] = {name: Fake() for name in Metrics.__slots__ if name != "tier"}
+    metrics = Metrics("cluster", **parts)
+    metrics.heard(Transferred("sent", "bucket", 100, 2.0, 3, 1, failed=True))
+    metrics.heard(Saved("mount", 50, 1.0, detour=True))
+    metrics.heard(events.Staged(50, 0.001, copied=False))
+    metrics.heard(Restored("cache", 50, 0.1))
+    by_way = {"tier": "cluster", "direction": "sent", "store": "bucket"}
+    said = {name: fake.said for name, fake in parts.items()}
+    assert said["transferred"] == [(100, by_way)]
+    assert [said[name][0][0] for name in ("transfer_seconds", "failed", "retries", "throttles")] == [2.0, 1, 3, 1]
+    assert said["saved"] == [(50, {"tier": "cluster", "store": "mount", "detour": "true"})]
+    assert said["stall_seconds"] == [(0.001, {"tier": "cluster", "copied": "false"})]
+    assert said["restored"] == [(50, {"tier": "cluster", "source": "cache"})]
+    assert all(len(values) == 1 for values in said.values())
