@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import AsyncFileSystem
@@ -10,7 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ray_anystorage.credentials.broker import serve_own, without_gone
 from ray_anystorage.credentials.grant import carried
-from ray_anystorage.environment import BucketAddress
+from ray_anystorage.environment import TIERS, BucketAddress
+from ray_anystorage.errors import RequestError
 from ray_anystorage.files.spot import spot
 from ray_anystorage.settings import apply_to_process, read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
@@ -47,6 +50,8 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
     protocol = PROTOCOL
 
     def __init__(self, tier: str, credentials: str | None = None, **storage_options: Any) -> None:
+        if tier not in TIERS:
+            raise RequestError(f"{PROTOCOL}://{tier}: expected one of {', '.join(TIERS)} after the slashes")
         root = spot(f"{tier}:", read_settings(), credentials=credentials)
         self.tier = tier
         if isinstance(root.recipe, MountRecipe):
@@ -61,7 +66,8 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
             return [cls._strip_protocol(one) for one in path]
         head = f"{PROTOCOL}://"
         text = str(path)
-        return text[len(head) :].partition("/")[2].strip("/") if text.startswith(head) else text.strip("/")
+        # A slash at the end stays: it says that a folder is meant.
+        return text[len(head) :].partition("/")[2].lstrip("/") if text.startswith(head) else text.lstrip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
@@ -70,6 +76,21 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
     def unstrip_protocol(self, name: str) -> str:
         """The URL of a path."""
         return f"{PROTOCOL}://{self.tier}/{self._strip_protocol(name)}"
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        """Open a file; with ``x`` in the mode only one that is not there."""
+        if "x" in mode and self.exists(path):  # s3fs does not look
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.unstrip_protocol(path))
+        return super().open(path, mode, **options)
+
+    def pipe_file(self, path: str, *arguments: Any, **options: Any) -> Any:
+        """Write a file at once; with ``mode="create"`` only one that is not there."""
+        try:
+            return super().pipe_file(path, *arguments, **options)
+        except OSError as error:
+            if options.get("mode") == "create" and error.errno == errno.EINVAL:  # what s3fs makes of HTTP's 412
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.unstrip_protocol(path)) from error
+            raise
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Look anew at what a bucket holds."""

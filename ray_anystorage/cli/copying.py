@@ -128,10 +128,11 @@ class _Work:
 
         source, target = place_of(said_source, credentials), place_of(said_target, credentials)
         with working("Looking"):
-            found, single = entries(source), is_file(source)
+            single = is_file(source)
             whole = not single or target.folder
             if not single or source.uri == target.uri:
                 refuse_overlap(source.uri, target.uri)
+            found = entries(source)
             record = Record(f"{source.uri}/{source.pattern}", target.uri)
             there = _held(target if whole else replace(target, folder=False), found, whole=whole)
             made = plan(found, there, record.known, target.key, whole=whole, by_size=by_size)

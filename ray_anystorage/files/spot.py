@@ -85,9 +85,8 @@ def spot(said: str, settings: Settings, *, credentials: str | None = None) -> Sp
     if said.startswith(_SCHEMES):
         return _in_bucket(said, said, settings, credentials, None)
     if "://" in said:
-        raise RequestError(
-            f"{said!r}: expected {', '.join(_SCHEMES)}, a path, or one of {', '.join(TIERS)} with a colon"
-        )
+        known = ", ".join((*_SCHEMES, *(f"{tier}:" for tier in TIERS)))
+        raise RequestError(f"{said!r}: expected a path, or one that begins with one of {known}")
     if colon and head in TIERS:
         return _in_tier(said, _tier(head), rest, settings, credentials)
     if not said:

@@ -85,11 +85,9 @@ class _File:
         """Fetch, verify and write one range; the one that ends last gives the file its name."""
         descriptor = self._opened()
         with self._session.buffer(self._session.store.limits.piece_bytes) as scratch:
-            transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch))
+            transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch), self._note)
             if part.size:
                 stride.took(part.size, self._session.persist(transfer.fetch))
-        if self._partial is not None:
-            self._partial.note(self.file.key, part, Done(tuple(transfer.chunks)))
         with self._lock:
             self._chunks.update(enumerate(transfer.chunks, part.index))
             self.missing -= max(1, len(transfer.chunks))
@@ -106,6 +104,11 @@ class _File:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
 
+    def _note(self, index: int, digest: str) -> None:
+        """A chunk is there; its digest was compared, where there is one to compare it with."""
+        if self._partial is not None:
+            self._partial.note(self.file.key, index, Done((digest,)))
+
     def _resume(self, partial: Partial) -> None:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""
         known = partial.known(self.file.key)
@@ -113,7 +116,7 @@ class _File:
             partial.begin(self.file.key, self._temporary)
             return
         self._temporary = known.token
-        noted = {part + at: chunk for part, done in known.parts.items() for at, chunk in enumerate(done.chunks)}
+        noted = {index: done.chunks[0] for index, done in known.parts.items() if done.chunks}
         try:
             with open(self._temporary, "rb", buffering=0) as file:
                 for index, chunk in sorted(noted.items()):
@@ -158,7 +161,16 @@ class _Range:
         The digests of the chunks that are there.
     """
 
-    def __init__(self, session: Session, file: Incoming, part: Part, descriptor: int, scratch: memoryview) -> None:
+    def __init__(
+        self,
+        session: Session,
+        file: Incoming,
+        part: Part,
+        descriptor: int,
+        scratch: memoryview,
+        note: Callable[[int, str], None],
+    ) -> None:
+        self._note = note
         self._session, self._file, self._part = session, file, part
         self._descriptor, self._scratch = descriptor, scratch
         self.chunks: list[str] = []
@@ -191,6 +203,7 @@ class _Range:
                 self._suspicion.of(digest, mismatch(self._session, self._file, what))
             self._suspicion = Suspicion()
             self.chunks.append(digest)
+            self._note(index, digest)
             self._session.advance(min(CHUNK_BYTES, self._file.size - index * CHUNK_BYTES))
 
 

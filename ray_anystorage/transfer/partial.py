@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from ray_anystorage.transfer.digest import chunk_digest
-from ray_anystorage.transfer.files import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,9 @@ class Partial:
         self.end(key)
         self._write(key, {"token": token, "source": self._source.get(key)})
 
-    def note(self, key: str, part: Part, done: Done) -> None:
-        """A part is there."""
-        self._write(key, {"index": part.index, "chunks": done.chunks, "tag": done.tag})
+    def note(self, key: str, index: int, done: Done) -> None:
+        """A part is there, or of a download a chunk."""
+        self._write(key, {"index": index, "chunks": done.chunks, "tag": done.tag})
 
     def end(self, key: str) -> None:
         """Nothing is left of it to do."""

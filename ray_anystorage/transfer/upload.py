@@ -172,7 +172,7 @@ class _File:
             return chunks
         self._session.persist(partial(upload.part, part.index, part.offset, data))
         if (resumable := self._resumable()) is not None:
-            resumable[0].note(self.file.key, part, Done(chunks, resumable[1].tag(part.index)))
+            resumable[0].note(self.file.key, part.index, Done(chunks, resumable[1].tag(part.index)))
         return chunks
 
     def _send_in_pieces(self, upload: Upload, part: Part, scratch: memoryview) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.tests.abstract import (
     AbstractCopyTests,
+    AbstractFixtures,
     AbstractGetTests,
     AbstractOpenTests,
     AbstractPipeTests,
@@ -47,7 +48,7 @@ def site(tmp_path: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.M
     AnyStorageFileSystem.clear_instance_cache()
 
 
-class _Tier:
+class _Tier(AbstractFixtures):
     """What fsspec's tests want to know of a file system."""
 
     tier = ""
@@ -62,12 +63,13 @@ class _Tier:
 
     @pytest.fixture
     def fs_join(self) -> Any:
-        return lambda *parts: "/".join(part.rstrip("/") for part in parts)
+        return lambda *parts: "/".join(parts)
 
     @pytest.fixture
     def fs_target(self, fs_path: str) -> str:
         return f"{fs_path}/target"
 
+    @pytest.fixture
     def supports_empty_directories(self) -> bool:
         return self.tier == "shared"
 
