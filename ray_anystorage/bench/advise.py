@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ray_anystorage.bench.results import Cell, Proposal, TierFound
 from ray_anystorage.environment import NFS_TIERS
-from ray_anystorage.settings import DEFAULT_CALL_TIMEOUT, DEFAULT_PROBE_TIMEOUT, DEFAULT_THRESHOLD, PREFIX
+from ray_anystorage.settings import DEFAULT_THRESHOLD, PREFIX, Settings
 from ray_anystorage.units import format_seconds, format_size
 
 _LEAST_THRESHOLD = 64 * 10**6  # what is smaller costs a mount little, and is read there with no copy
@@ -15,15 +15,15 @@ _TIMES = 10.0  # as long as the slowest in a hundred operations took
 _TEN_MB = 10**7
 
 
-def proposals(tiers: Sequence[TierFound], cells: Sequence[Cell], threshold: int) -> tuple[Proposal, ...]:
+def proposals(tiers: Sequence[TierFound], cells: Sequence[Cell], now: Settings) -> tuple[Proposal, ...]:
     """Settings that differ from what is set.
 
     Parameters
     ----------
-    threshold
-        Bytes, as it is set now.
+    now
+        What is set.
     """
-    return (*_threshold(tiers, cells, threshold), *_timeouts(tiers))
+    return (*_threshold(tiers, cells, now.threshold), *_timeouts(tiers, now))
 
 
 def _threshold(tiers: Sequence[TierFound], cells: Sequence[Cell], now: int) -> Iterator[Proposal]:
@@ -64,7 +64,7 @@ def _line(tier: TierFound, cells: Sequence[Cell]) -> tuple[float, float] | None:
 _FEW = 100  # files, whose number is not what takes the time
 
 
-def _timeouts(tiers: Sequence[TierFound]) -> Iterator[Proposal]:
+def _timeouts(tiers: Sequence[TierFound], now: Settings) -> Iterator[Proposal]:
     """Time limits for a mount whose slow operations come near those that there are."""
     slowest = max(
         (
@@ -76,8 +76,8 @@ def _timeouts(tiers: Sequence[TierFound]) -> Iterator[Proposal]:
         ),
         default=0.0,
     )
-    for name, default in (("PROBE_TIMEOUT", DEFAULT_PROBE_TIMEOUT), ("CALL_TIMEOUT", DEFAULT_CALL_TIMEOUT)):
-        if slowest * _TIMES > default:
+    for name, limit in (("PROBE_TIMEOUT", now.probe_timeout), ("CALL_TIMEOUT", now.call_timeout)):
+        if slowest * _TIMES > limit:
             why = f"one operation in a hundred takes {format_seconds(slowest)} on a mount"
             yield Proposal(f"{PREFIX}{name}", f"{slowest * _TIMES:.0f}", why)
 

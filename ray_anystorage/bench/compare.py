@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ray_anystorage.bench.noise import Ratio, apart
 from ray_anystorage.bench.results import BenchReport, Cell
 
-VerdictOfChange = Literal["faster", "slower", "within noise"]
+VerdictOfChange = Literal["faster", "slower", "within noise", "another size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class Change:
 
     @property
     def verdict(self) -> VerdictOfChange:
-        """What can be said."""
+        """What can be said, of all cells at once."""
+        if self.other_size:
+            return "another size"
         if self.ratio.low is not None and self.ratio.low > 1:
             return "faster"
         if self.ratio.high is not None and self.ratio.high < 1:
@@ -62,7 +64,7 @@ def changes(before: BenchReport, after: BenchReport) -> Comparison:
     first, second = ({cell.key: cell for cell in report.cells} for report in (before, after))
     both = [key for key in first if key in second]
     return Comparison(
-        tuple(_change(first[key], second[key]) for key in both),
+        tuple(_change(first[key], second[key], len(both)) for key in both),
         {
             "before": [" ".join(map(str, key)) for key in first if key not in second],
             "after": [" ".join(map(str, key)) for key in second if key not in first],
@@ -70,6 +72,8 @@ def changes(before: BenchReport, after: BenchReport) -> Comparison:
     )
 
 
-def _change(before: Cell, after: Cell) -> Change:
+def _change(before: Cell, after: Cell, cells: int) -> Change:
     rates = [[cell.moved / run.seconds for run in cell.runs] for cell in (before, after)]
-    return Change(*before.key, before.rate, after.rate, apart(rates[1], rates[0]), before.bytes != after.bytes)
+    return Change(
+        *before.key, before.rate, after.rate, apart(rates[1], rates[0], cells=cells), before.bytes != after.bytes
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class TierLimits:
         return cls(direction(said["write"]), direction(said["read"]), **rest)
 
 
+Phase = Literal["write", "read", "small_writes", "small_reads"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
 @dataclass(frozen=True, slots=True)
 class Together:
     """What a tier takes from nodes that all use it at once, and gives them: bytes, and small objects, per second."""
@@ -80,11 +84,6 @@ class Together:
     read: float
     small_writes: float
     small_reads: float
-
-
-def added(parts: Sequence[Together]) -> Together:
-    """What several nodes got, each of which says what it got while the others did the same."""
-    return Together(*(sum(getattr(part, field.name) for part in parts) for field in fields(Together)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ class BenchReport:
         False where it was interrupted.
     versions
         Of what took part.
+    left
+        What could not be removed, and why.
     asked
         What was asked for: budget in seconds, bytes at most, rounds.
     """
@@ -202,6 +204,7 @@ class BenchReport:
     cells: tuple[Cell, ...]
     proposals: tuple[Proposal, ...] = ()
     notes: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """With figures that were worked out beside the measured ones, for who reads it without this package."""
@@ -253,6 +256,7 @@ def _report(said: dict[str, Any]) -> BenchReport:
         cells=tuple(_cell(cell) for cell in said["cells"]),
         proposals=tuple(Proposal(**proposal) for proposal in said["proposals"]),
         notes=tuple(said["notes"]),
+        left=tuple(said["left"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_anystorage.bench.judge import Limits
 from ray_anystorage.bench.shapes import Shape, scaled
@@ -33,6 +33,8 @@ class Means:
         Bytes that the tier, where it is a disk, takes before it is fuller than it may be; ``None`` for a bucket.
     local_room
         The same of the node's own disk that has least.
+    same_disk
+        Whether both are one disk.
     rounds
         That are to be made.
     nodes
@@ -45,6 +47,7 @@ class Means:
     bytes: int
     room: int | None
     local_room: int
+    same_disk: bool
     rounds: int
     nodes: int
     stock: bool
@@ -68,8 +71,17 @@ class Sized:
     stock_seconds: float
 
 
-def fit(shape: Shape, limits: Limits, means: Means) -> Sized | None:
-    """The largest form of a shape that fits; ``None`` where none does."""
+def fit(shape: Shape, limits: Limits, means: Means, *, exactly: int | None = None) -> Sized | None:
+    """The largest form of a shape that fits; ``None`` where none does.
+
+    Parameters
+    ----------
+    exactly
+        Bytes that it is to have, whatever time it takes; ``None`` where there is no room for them.
+    """
+    if exactly is not None:
+        sized = _sized(scaled(shape, exactly), limits, means, stock=means.stock)
+        return sized if _has_room(sized.shape, replace(means, bytes=1 << 62), stock=means.stock) else None
     alone = _largest(shape, limits, means, stock=False)
     both = _largest(shape, limits, means, stock=True) if means.stock else None
     if both is None or alone is None:
@@ -88,19 +100,24 @@ def _largest(shape: Shape, limits: Limits, means: Means, *, stock: bool) -> Size
     return None
 
 
+def part_of(shape: Shape, nodes: int) -> Shape:
+    """One node's share of a checkpoint that all nodes save together."""
+    return scaled(shape, max(1, shape.bytes // nodes))
+
+
 def round_bytes(shape: Shape, nodes: int, *, stock: bool) -> int:
     """Bytes that one round writes to a tier: by one node, and by all of them where there are several."""
-    return shape.bytes * (2 if nodes > 1 else 1) * (2 if stock else 1)
+    together = part_of(shape, nodes).bytes * nodes if nodes > 1 else 0
+    return (shape.bytes + together) * (2 if stock else 1)
 
 
 def _has_room(shape: Shape, means: Means, *, stock: bool) -> bool:
-    written = means.rounds * round_bytes(shape, means.nodes, stock=stock)
-    there = shape.bytes * (_COPIES_THERE if stock else 1)
-    return (
-        written <= means.bytes
-        and shape.bytes * _COPIES_ON_DISK <= means.local_room
-        and (means.room is None or there <= means.room)
-    )
+    written = (means.rounds + 1) * round_bytes(shape, means.nodes, stock=stock)
+    whole = max(shape.bytes, part_of(shape, means.nodes).bytes * means.nodes)
+    there, own = whole * (_COPIES_THERE if stock else 1), whole * _COPIES_ON_DISK
+    if means.same_disk:
+        there = own = there + own
+    return written <= means.bytes and own <= means.local_room and (means.room is None or there <= means.room)
 
 
 def _sized(shape: Shape, limits: Limits, means: Means, *, stock: bool) -> Sized:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_anystorage.bench.shapes import Shape
+from ray_anystorage.settings import Settings
 
 LEAST_ROUNDS = 3  # noise cannot be told from fewer
 
@@ -23,8 +25,10 @@ class Wanted:
         To measure; all where empty.
     stock
         Whether Ray's own path is measured beside ours.
-    threshold
-        Bytes, as it is set.
+    like
+        Bytes of checkpoints, by tier and shape, that are not to be chosen anew.
+    settings
+        Of this process.
     """
 
     seconds: float
@@ -33,4 +37,5 @@ class Wanted:
     tiers: tuple[str, ...]
     shapes: tuple[Shape, ...]
     stock: bool
-    threshold: int
+    like: Mapping[tuple[str, str], int]
+    settings: Settings

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +26,7 @@ _INTERRUPTED = 130  # as a shell has it
 @click.option("--tier", "tiers", type=click.Choice(TIERS), multiple=True, help="Only this one; may be repeated.")
 @click.option("--shape", "shapes", metavar="NAME", multiple=True, help="Only this one; may be repeated.")
 @click.option("--rounds", type=click.IntRange(min=3), default=5, show_default=True, help="Of each, if there is time.")
+@click.option("--like", type=click.Path(exists=True, dir_okay=False), help="Checkpoints of the sizes of this report.")
 @click.option("--stock/--no-stock", default=True, show_default=True, help="Measure Ray's own path beside ours.")
 @click.option("--output", metavar="PATH", help="Begins the names of the report's files.  [default: anystorage-bench-…]")
 @click.option("--apply", "settings", metavar="FILE", help="Write the proposed settings there, as lines NAME=VALUE.")
@@ -49,7 +47,7 @@ def bench(context: click.Context, /, **said: Any) -> None:
     \b
     Exit codes:
       0    every tier that is there was measured
-      1    one failed, or no cluster can be reached
+      1    one failed, something could not be removed, or no cluster can be reached
       2    an argument or a setting cannot be meant
       130  it was interrupted; the report has what was measured
     """
@@ -57,16 +55,17 @@ def bench(context: click.Context, /, **said: Any) -> None:
         return
     from ray_anystorage.cli.bench_table import show_outlook
 
-    with failures_shown(), _terminated_like_interrupted():
+    with failures_shown():
         wanted = _wanted(said)
         show_outlook(wanted)
         if said["dry_run"]:
             return
+        _check_writable(said)
         report, interrupted = _run(wanted, said)
         _write(report, said)
     if interrupted:
         raise SystemExit(_INTERRUPTED)
-    raise SystemExit(FAILED if any(tier.problem for tier in report.tiers) else 0)
+    raise SystemExit(FAILED if report.left or any(tier.problem for tier in report.tiers) else 0)
 
 
 bench.add_command(simulate)
@@ -86,48 +85,59 @@ def _wanted(said: dict[str, Any]) -> Wanted:
         tiers=said["tiers"],
         shapes=shapes_of(said["shapes"]),
         stock=said["stock"],
-        threshold=read_settings().threshold,
+        like=_sizes_of(said["like"]) if said["like"] else {},
+        settings=read_settings(),
     )
 
 
+def _sizes_of(path: str) -> dict[tuple[str, str], int]:
+    """Bytes of a report's checkpoints, by tier and shape."""
+    from ray_anystorage.bench.results import read_report
+
+    report = read_report(Path(path).read_text(encoding="utf-8"), what=path)
+    return {(cell.tier, cell.shape): cell.bytes for cell in report.cells if cell.operation == "save"}
+
+
 def _run(wanted: Wanted, said: dict[str, Any]) -> tuple[BenchReport, bool]:
-    from ray_anystorage.bench.driver.run import cluster, run
+    from ray_anystorage.bench.driver.run import cluster, interruptible, run
     from ray_anystorage.cli.bench_progress import progress
 
-    with progress() as watcher, cluster(watcher.tell):
+    with progress() as watcher, cluster(watcher.tell), interruptible():
         return run(wanted, watcher, credentials=said["credentials"], artifact_storage=said["artifact_storage"])
 
 
+def _files(report_started: str, said: dict[str, Any]) -> dict[str, Path]:
+    """Where the report goes."""
+    begin = said["output"] or f"anystorage-bench-{report_started[:19].replace(':', '')}"
+    files = {"json": Path(f"{begin}.json"), "html": Path(f"{begin}.html")}
+    return files | ({"settings": Path(said["settings"])} if said["settings"] else {})
+
+
+def _check_writable(said: dict[str, Any]) -> None:
+    """Raise before anything is measured where the report could not be kept."""
+    from ray_anystorage.errors import RequestError
+
+    for path in _files("", said).values():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise RequestError(f"the report cannot be written to {path.parent or '.'}: {error}") from error
+
+
 def _write(report: BenchReport, said: dict[str, Any]) -> None:
-    """Show the report and keep it."""
+    """Keep the report, then show it."""
     from ray_anystorage.bench.advise import env_file
+    from ray_anystorage.bench.driver.run import undisturbed
     from ray_anystorage.bench.report.page import page
     from ray_anystorage.cli.bench_table import show_bench
 
+    made = {"json": report.to_json(), "html": page(report), "settings": env_file(report.proposals)}
+    files = _files(report.started, said)
+    with undisturbed():
+        for kind, path in files.items():
+            path.write_text(made[kind], encoding="utf-8")
     show_bench(report)
-    begin = said["output"] or f"anystorage-bench-{report.started[:19].replace(':', '')}"
-    files = {f"{begin}.json": report.to_json(), f"{begin}.html": page(report)}
-    if said["settings"]:
-        files[said["settings"]] = env_file(report.proposals)
-    for name, content in files.items():
-        path = Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+    for path in files.values():
         click.echo(f"written: {path}")
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Have SIGTERM, which ends a job of Ray's, do what Ctrl-C does: what was written is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

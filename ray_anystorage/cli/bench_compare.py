@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def compare(before: Path, after: Path, as_json: bool) -> None:
     """Compare two reports that bench wrote, cell by cell: how many times as fast the second is, and within what noise.
 
-    A cell counts as faster or slower only where the whole 95 % interval says so. Checkpoints of different sizes are
-    compared by their rates, with a mark.
+    A cell counts as faster or slower only where its whole interval says so; the intervals hold for all cells at once
+    with 95 %. Of checkpoints of other sizes the rates are shown, and nothing is said: bench --like BEFORE takes the same.
 
     \b
     Exit codes:
@@ -63,7 +63,7 @@ def _show(changes: tuple[Change, ...], only: dict[str, list[str]]) -> None:
             f"{format_size(int(change.after))}/s",
             f"{change.ratio.mean:.2f}",
             "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}",
-            change.verdict + (" (other size)" if change.other_size else ""),
+            change.verdict,
         )
     out = console()
     out.print(table)

@@ -50,6 +50,8 @@ def _show_end(report: BenchReport) -> None:
             out.print(prose(f"{made.name}={made.value}: {made.why}", style="default"))
     for note in (*model_in_words(report.cells), *report.notes):
         out.print(prose(note, style="default"))
+    for what in report.left:
+        out.print(prose(f"The benchmark left something behind: {what}", style="red"))
     if not report.complete:
         out.print(Text("It was interrupted: this is what was measured until then.", style="yellow"))
     out.print(prose(f"It took {format_seconds(report.seconds)}.", style="default"))

@@ -28,6 +28,7 @@ from ray_anystorage.errors.checkpoints import (
 from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, NodePreflightError
 from ray_anystorage.errors.requests import (
     BenchError,
+    BenchTimeoutError,
     ConfigClashError,
     CredentialsAgentError,
     CredentialsError,
@@ -80,6 +81,7 @@ __all__ = [
     "AnyStorageError",
     "AttemptEndedError",
     "BenchError",
+    "BenchTimeoutError",
     "BucketCredentialsError",
     "BucketError",
     "BucketMissingError",

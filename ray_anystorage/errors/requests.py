@@ -61,6 +61,10 @@ class BenchError(AnyStorageError, RuntimeError):
     """A part of a benchmark failed on a node, or did not end."""
 
 
+class BenchTimeoutError(BenchError, TimeoutError):
+    """A part of a benchmark did not end in its time."""
+
+
 class FileMovedError(AnyStorageError, RuntimeError):
     """What was copied is not there as it was copied."""
 

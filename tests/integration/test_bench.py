@@ -214,7 +214,7 @@ def test_an_interruption_leaves_nothing_but_a_report(
     for line in process.stderr:
         if "round 2" in line:
             break
-    assert any(key.startswith("team/.anystorage-bench/") for key in s3_server.keys(site.bucket))
+    assert any(key.startswith("team/.anystorage-bench-") for key in s3_server.keys(site.bucket))
     os.kill(process.pid, ending)
     output = "".join(process.communicate(timeout=100))
     assert process.returncode == 130, output

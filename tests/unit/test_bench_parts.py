@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_anystorage.bench import noise
 from ray_anystorage.bench.advise import env_file, proposals
 from ray_anystorage.bench.compare import changes
 from ray_anystorage.bench.judge import Limits, judge
 from ray_anystorage.bench.limits import Direction, NodeLimits, Rung, TierLimits, Together
-from ray_anystorage.bench.noise import apart, centre, percentiles
+from ray_anystorage.bench.noise import apart, centre, percentiles, quantile
 from ray_anystorage.bench.on_node.climb import Counts, climb
 from ray_anystorage.bench.on_node.place import room
 from ray_anystorage.bench.outlook import most_dollars, outlook
@@ -28,7 +29,7 @@ from ray_anystorage.bench.sizing import Means, fit
 from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.cli.main import main
 from ray_anystorage.errors import RequestError
-from ray_anystorage.settings import DEFAULT_THRESHOLD
+from ray_anystorage.settings import Settings
 from tests.harness.mounts import tmpfs
 
 MiB, GB = 1 << 20, 10**9
@@ -53,6 +54,7 @@ DISK = TierLimits(
 )
 BUCKET, MOUNT = Limits(NODE, FAR, is_bucket=True), Limits(NODE, DISK, is_bucket=False)
 TOGETHER = Together(800e6, 900e6, 1500.0, 1600.0)
+SETTINGS = Settings(locations=())
 RUNS = (Measured(2.0, 1.0), Measured(2.1, 1.0), Measured(1.9, 1.0))
 CELL = Cell("artifact", "dense-7b", "save", "anystorage", 1, 8, GB, RUNS, 1.8, 1.9, 0.9, "the store", "why", "advice")
 
@@ -75,6 +77,17 @@ def test_the_interval_of_two_like_samples_holds_one_as_often_as_it_says() -> Non
         found = apart(first, second)
         held += (found.low or 0) <= 1 <= (found.high or 0)
     assert 0.91 <= held / 400 <= 1.0
+
+
+@pytest.mark.parametrize("freedom", range(1, 30))
+def test_students_quantiles_are_those_of_the_tables(freedom: int) -> None:
+    assert quantile(0.95, freedom) == pytest.approx(noise._T95[freedom - 1], rel=2e-3)
+
+
+def test_students_quantiles_of_other_levels() -> None:
+    # From printed tables: 99 % and 99.9 %, two-sided.
+    for level, freedom, known in ((0.99, 4, 4.604), (0.99, 10, 3.169), (0.999, 4, 8.610), (0.999, 20, 3.850)):
+        assert quantile(level, freedom) == pytest.approx(known, rel=2e-3)
 
 
 def test_one_run_says_nothing_of_noise() -> None:
@@ -147,7 +160,15 @@ def test_the_verdict_says_what_bounds_a_time() -> None:
 
 
 def means(**other: object) -> Means:
-    given = {"seconds": 60.0, "bytes": 10 * GB, "room": None, "local_room": 100 * GB, "rounds": 3, "nodes": 1}
+    given = {
+        "seconds": 60.0,
+        "bytes": 10 * GB,
+        "room": None,
+        "local_room": 100 * GB,
+        "rounds": 3,
+        "nodes": 1,
+        "same_disk": False,
+    }
     return Means(**{**given, "stock": True, **other})  # type: ignore[arg-type]
 
 
@@ -161,10 +182,13 @@ def test_a_shape_is_made_to_fit_time_bytes_and_room() -> None:
         assert found is not None
         assert found.shape.bytes < large.shape.bytes
         assert found.shape.bytes * 3 <= smaller.local_room
-        assert found.shape.bytes * 2 * 3 <= smaller.bytes
+        assert found.shape.bytes * 2 * 4 <= smaller.bytes
     mount = fit(SHAPE["dense-7b"], MOUNT, means(room=100 * MiB))
     assert mount is not None
     assert mount.shape.bytes * 2 <= 100 * MiB
+    shared = fit(SHAPE["dense-7b"], MOUNT, means(room=100 * MiB, local_room=100 * MiB, same_disk=True))
+    assert shared is not None
+    assert shared.shape.bytes * 5 <= 100 * MiB, "all copies lie on it"
 
 
 def test_what_fits_nowhere_is_left_out() -> None:
@@ -192,17 +216,17 @@ def test_a_bucket_that_takes_more_than_the_mount_is_proposed_sooner() -> None:
     ]
     slow = replace(CELL, tier="cluster", runs=(Measured(5.1, 1.0),) * 3)
     fast = replace(CELL, runs=(Measured(2.5, 1.0),) * 3)
-    (made,) = proposals(tiers, [slow, fast], DEFAULT_THRESHOLD)
+    (made,) = proposals(tiers, [slow, fast], SETTINGS)
     # 0.1 s + s / 200 MB/s = 0.5 s + s / 500 MB/s
     assert (made.name, made.value) == ("RAY_ANYSTORAGE_THRESHOLD", "130MB")
     assert "RAY_ANYSTORAGE_THRESHOLD=130MB" in env_file([made]).splitlines()
-    assert proposals(tiers, [slow, fast], 130 * 10**6) == ()
-    assert proposals([tiers[0]], [slow], DEFAULT_THRESHOLD) == ()
+    assert proposals(tiers, [slow, fast], replace(SETTINGS, threshold=130 * 10**6)) == ()
+    assert proposals([tiers[0]], [slow], SETTINGS) == ()
 
 
 def test_a_mount_that_stalls_gets_longer_limits() -> None:
     slow = replace(DISK, latency={"list": {"p50": 0.1, "p95": 0.9, "p99": 2.0}})
-    made = proposals([TierFound("user", "/mnt", "", is_bucket=False, limits={"n": slow})], [], DEFAULT_THRESHOLD)
+    made = proposals([TierFound("user", "/mnt", "", is_bucket=False, limits={"n": slow})], [], SETTINGS)
     assert [(one.name, one.value) for one in made] == [("RAY_ANYSTORAGE_PROBE_TIMEOUT", "20")]
 
 
@@ -256,7 +280,7 @@ def test_the_page_shows_names_as_they_are() -> None:
 
 
 def test_it_says_what_it_would_write_and_cost_before_it_starts() -> None:
-    wanted = Wanted(300.0, 20 << 30, 5, (), SHAPES, True, DEFAULT_THRESHOLD)
+    wanted = Wanted(300.0, 20 << 30, 5, (), SHAPES, True, {}, SETTINGS)
     assert "21.5 GB at most" in outlook(wanted)
     assert 0.1 < most_dollars(wanted) < 2
     done = CliRunner().invoke(main, ["bench", "--dry-run", "--budget", "5m"])

@@ -12,7 +12,7 @@ from ray_anystorage.bench.advise import proposals
 from ray_anystorage.bench.driver.crew import Crew, Member
 from ray_anystorage.bench.driver.rounds import Match
 from ray_anystorage.bench.judge import Limits
-from ray_anystorage.bench.limits import NodeLimits, TierLimits, added
+from ray_anystorage.bench.limits import PHASES, NodeLimits, TierLimits, Together
 from ray_anystorage.bench.results import BenchReport, Cell, NodeFound, TierFound
 from ray_anystorage.bench.shapes import Shape
 from ray_anystorage.bench.sizing import Means, Sized, fit
@@ -23,6 +23,9 @@ from ray_anystorage.units import format_seconds, format_size
 _LIMITS_SHARE = 0.25  # of the time, for limits of nodes one at a time
 _LIMITS_BYTES_SHARE = 0.4
 _LIMITS_WITHIN = 120.0  # seconds
+_AT_ONCE_SECONDS = 2.0  # that all nodes write at once, about
+_SHARING_ROOM = 2  # of the room that there is: nodes may share a disk
+_LEAST_ROOM = 64 << 20
 
 _FAIRNESS = (
     "Ray's own path is what a run without this package has: pyarrow with Ray's settings. On a mount it does not sync "
@@ -45,16 +48,20 @@ class Job:
         self._tiers: dict[str, TierFound] = {}
         self._cells: list[Cell] = []
         self._notes: list[str] = []
+        self._left: tuple[str, ...] = ()
         self._slower: dict[str, float] = {}  # than planned, by tier
 
-    def run(self, refused: Mapping[str, str]) -> None:
+    def run(self, facts: Mapping[str, dict[str, Any]], refused: Mapping[str, str]) -> None:
         """Measure everything; a tier that fails is noted, and the others are measured.
 
         Parameters
         ----------
+        facts
+            What the nodes say of themselves that take part.
         refused
-            Nodes that do not take part, and why.
+            Nodes that do not, and why.
         """
+        self._facts = dict(facts)
         self._nodes += [NodeFound(node, problem=why) for node, why in refused.items()]
         if not self._crew.members:
             raise BenchError(f"no node takes part: {'; '.join(f'{node}: {why}' for node, why in refused.items())}")
@@ -85,17 +92,19 @@ class Job:
             nodes=tuple(self._nodes),
             tiers=tiers,
             cells=tuple(self._cells),
-            proposals=proposals(tiers, self._cells, wanted.threshold),
+            proposals=proposals(tiers, self._cells, wanted.settings),
             notes=(*self._notes, *_FAIRNESS, f"{format_size(self._written)} were written to the tiers"),
+            left=self._left,
         )
+
+    def leave(self, left: Sequence[str]) -> None:
+        """Note what could not be removed at the end."""
+        self._left = tuple(left)
 
     def _look(self) -> None:
         """What the nodes are and see."""
-        members = self._crew.members
-        for member, facts in zip(members, self._crew.each(members, "facts", [()] * len(members), 60.0), strict=True):
-            self._facts[str(member)] = facts
-            node = NodeFound(str(member), facts["cpu"], facts["memory_bytes"], NodeLimits(**facts["limits"]))
-            self._nodes.append(node)
+        for name, facts in self._facts.items():
+            self._nodes.append(NodeFound(name, facts["cpu"], facts["memory_bytes"], NodeLimits(**facts["limits"])))
             self._notes += [f"an earlier benchmark had left {place}, which is gone now" for place in facts["swept"]]
         for tier in next(iter(self._facts.values()))["tiers"]:
             if self._wanted.tiers and tier not in self._wanted.tiers:
@@ -112,7 +121,8 @@ class Job:
         except BenchError as error:
             self._tell(f"{tier}: {error.message}")
             self._tiers[tier] = replace(self._tiers[tier], problem=error.message)
-            self._crew.renew()
+            for gone in self._crew.renew():
+                self._notes.append(f"{gone} is gone, and no part of what follows")
 
     def _holds_checkpoints(self, tier: str, limits: Mapping[str, Limits]) -> bool:
         """Whether runs may live there: on a node's own disk only where there is nothing else, or it was asked for."""
@@ -137,39 +147,54 @@ class Job:
                 self._skip(tier, note)
                 break
             self._tell(f"{tier}: limits of {member}")
-            room = self._seen(member, tier)["room"]
             own = most if best is None else most // len(members)  # the first one needs most
-            own = own if room is None else min(own, room)
-            said = self._crew.one(member, "limits", tier, own, best, within=_LIMITS_WITHIN)
+            own = self._with_room(member, tier, own)
+            said, written = self._crew.one(member, "limits", tier, own, best, within=_LIMITS_WITHIN)
+            self._written += written
             found[str(member)] = TierLimits.from_dict(said)
             self._tiers[tier] = replace(self._tiers[tier], limits=dict(found))
             best = best or _best(found[str(member)])
-        first = found[str(members[0])]
-        together = None
-        if len(members) > 1 and self._is_shared(tier):
-            self._tell(f"{tier}: limits of all nodes at once")
-            calls = [(tier, _best(first))] * len(members)
-            together = added(self._crew.each(members, "limits_together", calls, _LIMITS_WITHIN))
-            self._tiers[tier] = replace(self._tiers[tier], together=together)
+        if best is None:
+            raise BenchError("no node can use it")
+        together = self._at_once(tier, members, best, most) if len(members) > 1 and self._is_shared(tier) else None
         node = NodeLimits(**self._facts[str(members[0])]["limits"])
-        return Limits(node, first, self._tiers[tier].is_bucket, together)
+        sharing = sum(self._host(member) == self._host(members[0]) for member in members)
+        node = replace(node, cores=node.cores / sharing)
+        return Limits(node, found[str(members[0])], self._tiers[tier].is_bucket, together)
+
+    def _at_once(self, tier: str, members: Sequence[Member], best: tuple[int, int], most: int) -> Together:
+        """What all nodes get at once, one kind of request after the other, so that none meets another's."""
+        self._tell(f"{tier}: limits of all nodes at once")
+        each, rates = most // len(members), []
+        for phase in PHASES:
+            calls = [(tier, phase, best, self._with_room(member, tier, each)) for member in members]
+            rates.append(sum(self._crew.each(members, "at_once", calls, _LIMITS_WITHIN)))
+            if phase == "write":
+                self._written += int(rates[-1] * _AT_ONCE_SECONDS)
+        together = Together(*rates)
+        self._tiers[tier] = replace(self._tiers[tier], together=together)
+        return together
+
+    def _with_room(self, member: Member, tier: str, most: int) -> int:
+        """Bytes that a node may write to a tier for its limits; an error where that is too little to tell anything."""
+        rooms = self._crew.one(member, "rooms", within=_LIMITS_WITHIN)
+        own = min(most, int(rooms[tier]) // _SHARING_ROOM) if tier in rooms else most
+        if tier in rooms and own < _LEAST_ROOM:
+            raise BenchError(f"it has no room: {format_size(rooms[tier])} until a tenth of it is all that is free")
+        return own
+
+    def _host(self, member: Member) -> str:
+        return str(self._facts[str(member)]["host"])
 
     def _shape(self, tier: str, shape: Shape, limits: Limits, left: int) -> None:
         """One shape in one tier, with a share of the time and the bytes: ``left`` are yet to be measured."""
         members = self._members(tier)
         taking_part = members if self._is_shared(tier) else members[:1]
         seconds, most = max(0.0, self._time_left() / left), self._bytes_left() // left
-        slower = self._slower.get(tier, 1.0)
-        means = Means(
-            seconds=seconds / slower,
-            bytes=most,
-            room=min((r for m in members if (r := self._seen(m, tier)["room"]) is not None), default=None),
-            local_room=min(self._facts[str(member)]["room"] for member in members),
-            rounds=LEAST_ROUNDS,
-            nodes=len(taking_part),
-            stock=self._wanted.stock,
+        means = replace(
+            self._means(tier, members, taking_part), seconds=seconds / self._slower.get(tier, 1.0), bytes=most
         )
-        sized = fit(shape, limits, means)
+        sized = fit(shape, limits, means, exactly=self._wanted.like.get((tier, shape.name)))
         if sized is None:
             have = f"{format_seconds(seconds)}, {format_size(most)} to write and the room that the disks have"
             self._skip(tier, f"{shape.name}: it does not fit into {have}")
@@ -177,21 +202,45 @@ class Job:
         if self._wanted.stock and not sized.stock:
             said = format_seconds(sized.stock_seconds)
             self._skip(tier, f"{shape.name} by Ray's own path, which would take about {said} for one save")
-        self._play(Match(self._crew, taking_part, tier, sized, limits, self._tell), sized, tier, seconds)
+        warm = all(self._facts[str(member)]["cache"] for member in taking_part)
+        match = Match(self._crew, taking_part, tier, sized, limits, self._tell, warm=warm)
+        self._play(match, sized, tier, seconds, self._written + most)
+        if match.stock_problem:
+            self._skip(tier, f"{shape.name} by Ray's own path: {match.stock_problem}")
 
-    def _play(self, match: Match, sized: Sized, tier: str, seconds: float) -> None:
+    def _means(self, tier: str, members: Sequence[Member], taking_part: Sequence[Member]) -> Means:
+        """The room that there is, shared by the nodes that are on one machine, and by the tier where it is one disk."""
+        rooms = [self._crew.one(member, "rooms", within=_LIMITS_WITHIN) for member in taking_part]
+        device = self._seen(taking_part[0], tier)["device"]
+        own = [
+            room[""] // sum(self._host(other) == self._host(member) for other in taking_part)
+            for member, room in zip(taking_part, rooms, strict=True)
+        ]
+        return Means(
+            seconds=0.0,
+            bytes=0,
+            room=min((room[tier] for room in rooms if tier in room), default=None),
+            local_room=min(own),
+            same_disk=device is not None and device == self._facts[str(taking_part[0])]["device"],
+            rounds=LEAST_ROUNDS,
+            nodes=len(taking_part),
+            stock=self._wanted.stock,
+        )
+
+    def _play(self, match: Match, sized: Sized, tier: str, seconds: float, most: int) -> None:
         start = time.monotonic()
         try:
-            while match.rounds < self._wanted.rounds and match.may_go_on(start + seconds):
-                match.play()
+            while match.rounds < self._wanted.rounds and match.may_go_on(start + seconds, most - self._written):
                 self._written += match.round_bytes
+                match.play()
                 if match.rounds == LEAST_ROUNDS:  # what it took tells how to plan for the next one
                     self._slower[tier] = max(1.0, (time.monotonic() - start) / sized.seconds)
         finally:
             self._cells += match.cells()
 
     def _is_shared(self, tier: str) -> bool:
-        return all(facts["tiers"][tier]["shared"] for facts in self._facts.values())
+        """Whether the nodes that can use a tier can be expected to see the same there."""
+        return all(self._seen(member, tier)["shared"] for member in self._members(tier))
 
     def _seen(self, member: Member, tier: str) -> dict[str, Any]:
         seen: dict[str, Any] = self._facts[str(member)]["tiers"][tier]

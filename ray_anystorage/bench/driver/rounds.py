@@ -11,15 +11,16 @@ from typing import Any
 from ray_anystorage.bench.driver.crew import Crew, Member
 from ray_anystorage.bench.judge import Limits, judge
 from ray_anystorage.bench.on_node.meter import Took
-from ray_anystorage.bench.on_node.node import Piece
+from ray_anystorage.bench.on_node.order import Piece
 from ray_anystorage.bench.results import OPERATIONS, Cell, Measured, Operation, Path
 from ray_anystorage.bench.shapes import Shape, scaled
-from ray_anystorage.bench.sizing import Sized, round_bytes
+from ray_anystorage.bench.sizing import Sized, part_of, round_bytes
 from ray_anystorage.bench.wanted import LEAST_ROUNDS
+from ray_anystorage.errors import BenchError, BenchTimeoutError
 
 _WARM_UP_BYTES = 1 << 20
-_WITHIN = 120.0  # seconds for one call at least
-_PATIENCE = 20.0  # times as long as it should take
+_WITHIN = 60.0  # seconds for one call at least
+_PATIENCE = 5.0  # times as long as all of its round should take
 
 
 class Match:
@@ -33,10 +34,13 @@ class Match:
         sized: Sized,
         limits: Limits,
         tell: Callable[[str], None],
+        *,
+        warm: bool,
     ) -> None:
         self._crew, self._members, self._tier, self._limits, self._tell = crew, list(members), tier, limits, tell
-        self._shape, self._stock = sized.shape, sized.stock
-        self._within = _WITHIN + _PATIENCE * (sized.seconds + sized.stock_seconds)
+        self._shape, self._stock, self._warm = sized.shape, sized.stock, warm
+        self._within = _WITHIN + _PATIENCE * sized.seconds / LEAST_ROUNDS  # each call is a part of one round
+        self.stock_problem = ""
         self._runs: dict[tuple[Operation, Path], list[Measured]] = defaultdict(list)
         self._longest = 0.0
         self.rounds = 0
@@ -46,9 +50,17 @@ class Match:
         """Bytes that a round writes to the tier."""
         return round_bytes(self._shape, len(self._members), stock=self._stock)
 
-    def may_go_on(self, until: float) -> bool:
-        """Whether one more round is to be played: the fewest that say something, and those that are done by then."""
-        return self.rounds < LEAST_ROUNDS or time.monotonic() + self._longest <= until
+    def may_go_on(self, until: float, most: int) -> bool:
+        """Whether one more round is to be played: the fewest that say something, and those that are done by then.
+
+        Parameters
+        ----------
+        most
+            Bytes that may still be written.
+        """
+        if self.rounds < LEAST_ROUNDS:
+            return True
+        return time.monotonic() + self._longest <= until and self.round_bytes <= most
 
     def play(self) -> None:
         """One round; the first comes after a small one that counts for nothing and opens connections."""
@@ -63,6 +75,8 @@ class Match:
 
     def cells(self) -> list[Cell]:
         """What came out of the rounds that were played."""
+        if self.rounds == 0:  # the small one alone, which counts for nothing
+            return []
         keys = sorted(self._runs, key=lambda key: (OPERATIONS.index(key[0]), key[1]))
         return [self._cell(operation, path, self._runs[operation, path]) for operation, path in keys]
 
@@ -72,50 +86,66 @@ class Match:
             self._together(self._part_of(shape), number)
 
     def _alone(self, shape: Shape, number: int) -> None:
+        """One node; what fails is left for the end of the benchmark to remove."""
         first, piece = self._members[0], Piece(f"{shape.name}-{number}", number)
         self._one(first, "write_source", shape, piece)
-        try:
-            for path in self._paths(number):
-                method = "save" if path == "anystorage" else "stock_save"
-                self._note("save", path, [self._one(first, method, self._tier, piece)])
-            self._one(first, "drop_source")
-            for path in self._paths(number):
-                if path == "stock":
-                    self._note("restore", path, [self._one(first, "stock_restore", self._tier, piece, shape.bytes)])
-                    continue
-                turns: tuple[tuple[Operation, bool], ...] = (("restore warm", False), ("restore", True))
-                for operation, cold in turns:
-                    took = self._one(first, "restore", self._tier, piece, shape.bytes, cold)
-                    self._note(operation, path, [took])
-        finally:
-            self._one(first, "drop", self._tier, piece)
+        for path in self._paths(number):
+            if path == "anystorage":
+                self._note("save", path, [self._one(first, "save", self._tier, piece)])
+            else:
+                self._by_stock("save", [first], "stock_save", [(self._tier, piece)])
+        self._one(first, "drop_source")
+        for path in self._paths(number):
+            if path == "stock":
+                self._by_stock("restore", [first], "stock_restore", [(self._tier, piece, shape.bytes)])
+                continue
+            turns: tuple[tuple[Operation, bool], ...] = (("restore warm", False), ("restore", True))
+            for operation, cold in turns[0 if self._warm else 1 :]:
+                took = self._one(first, "restore", self._tier, piece, shape.bytes, cold)
+                self._note(operation, path, [took])
+        self._one(first, "drop", self._tier, piece)
 
     def _together(self, part: Shape, number: int) -> None:
         count = len(self._members)
         pieces = [Piece(f"{part.name}-together-{number}", number, rank, count) for rank in range(count)]
         whole = part.bytes * count
         self._each("write_source", [(part, piece) for piece in pieces])
+        for path in self._paths(number):
+            if path == "stock":
+                self._by_stock("save together", self._members, "stock_save", [(self._tier, piece) for piece in pieces])
+                continue
+            took = self._each("save", [(self._tier, piece) for piece in pieces])
+            extra = self._one(self._members[0], "commit", self._tier, pieces[0])
+            self._note("save together", path, took, extra)
+        self._each("drop_source", [()] * count)
+        for path in self._paths(number):
+            if path == "stock":
+                calls = [(self._tier, pieces[0], whole)] * count
+                self._by_stock("restore together", self._members, "stock_restore", calls)
+                continue
+            took = self._each("restore", [(self._tier, pieces[0], whole, True)] * count)
+            self._note("restore together", path, took)
+        self._each("drop", [(self._tier, piece) for piece in pieces])
+
+    def _by_stock(
+        self, operation: Operation, members: Sequence[Member], method: str, calls: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Ray's own path, as long as it works: what fails of it is no reason not to measure ours."""
+        if self.stock_problem:
+            return
         try:
-            for path in self._paths(number):
-                method = "save" if path == "anystorage" else "stock_save"
-                took = self._each(method, [(self._tier, piece) for piece in pieces])
-                extra = self._one(self._members[0], "commit", self._tier, pieces[0]) if path == "anystorage" else 0.0
-                self._note("save together", path, took, extra)
-            self._each("drop_source", [()] * count)
-            for path in self._paths(number):
-                more = (whole, True) if path == "anystorage" else (whole,)
-                method = "restore" if path == "anystorage" else "stock_restore"
-                took = self._each(method, [(self._tier, pieces[0], *more)] * count)
-                self._note("restore together", path, took)
-        finally:
-            self._each("drop", [(self._tier, piece) for piece in pieces])
+            self._note(operation, "stock", self._crew.each(members, method, calls, self._within))
+        except BenchTimeoutError:
+            raise
+        except BenchError as error:
+            self.stock_problem = error.message
 
     def _part_of(self, shape: Shape) -> Shape:
         """One node's share of a checkpoint."""
-        return scaled(shape, max(1, shape.bytes // len(self._members)))
+        return part_of(shape, len(self._members))
 
     def _paths(self, number: int) -> tuple[Path, ...]:
-        if not self._stock:
+        if not self._stock or self.stock_problem:
             return ("anystorage",)
         return ("anystorage", "stock") if number % 2 else ("stock", "anystorage")
 

@@ -7,16 +7,19 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import ray
 
 from ray_anystorage._version import __version__
 from ray_anystorage.bench.driver.crew import Crew, Look
 from ray_anystorage.bench.driver.job import Job, Tell
-from ray_anystorage.bench.on_node.node import Order
+from ray_anystorage.bench.on_node.order import Order
 from ray_anystorage.bench.on_node.place import Carried, new_id
 from ray_anystorage.bench.results import BenchReport
 from ray_anystorage.bench.wanted import Wanted
@@ -31,9 +34,6 @@ from ray_anystorage.resolve import Survey, survey
 from ray_anystorage.settings import process_environment
 
 _PACKAGES = ("ray", "pyarrow", "obstore")
-_LEFT = "the benchmark left something behind: %s"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +90,59 @@ def run(
     found = survey(credentials=credentials, nodes=alive_nodes(), roots=roots)
     env_vars = node_variables(found, roots)
     interrupted = False
+    redact = found.grant.secrets.redact if found.grant is not None else str
     with feeding(env_vars):
         await_agents(env_vars, NODE_TIMEOUT)
-        crew = Crew(env_vars, watcher.look)
+        crew = Crew(env_vars, watcher.look, redact)
         job = Job(wanted, crew, _versions(), watcher.tell)
         try:
-            job.run(_join(crew, found))
+            job.run(*_join(crew, found))
         except KeyboardInterrupt:
             interrupted = True
         finally:
             watcher.tell("Removing what was written")
-            for left in crew.end():
-                logger.warning(_LEFT, left)
+            with undisturbed():
+                job.leave(crew.end())
     return job.report(), interrupted
 
 
-def _join(crew: Crew, found: Survey) -> dict[str, str]:
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGTERM, which ends a job of Ray's, do what Ctrl-C does; Ray's own handler, set before, would just exit."""
+    with _handling({signal.SIGTERM: _interrupt}):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let nobody interrupt: what was written is being removed, or the report kept."""
+    with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _join(crew: Crew, found: Survey) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     nodes, name = alive_names(), new_id(secrets.token_hex(4))
     grant = found.grant
     carried = Carried(grant.mode, grant.source, grant.env_vars) if grant is not None else None
-    return crew.join(nodes, lambda node: Order(name, node.id, len(nodes), carried))
+    lacking = str(found.obstacle) if found.obstacle is not None else "there are no credentials for the bucket"
+    return crew.join(nodes, lambda node: Order(name, node.id, len(nodes), carried, lacking))
 
 
 def _versions() -> dict[str, str]:

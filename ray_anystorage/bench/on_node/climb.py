@@ -11,6 +11,7 @@ from ray_anystorage.bench.limits import Rung
 
 STEP = 0.5  # seconds of one step at least
 _HELPS = 1.1  # times as much by twice as many threads: less, twice in a row, and the ladder ends
+_LONG = 4.0  # seconds of one step
 _SINGLE = 20  # operations for a latency
 _BRIEF = 0.2  # seconds for what needs no more
 
@@ -53,7 +54,10 @@ def climb(
     for count in counts:
         if rungs and not may(2 * count):
             break
+        start = time.perf_counter()
         rungs.append(Rung(count, step(request, count, STEP)))
+        if time.perf_counter() - start > _LONG:  # the link is full: more would only take longer
+            break
         if len(rungs) > 2 and rungs[-1].rate < rungs[-3].rate * _HELPS and rungs[-2].rate < rungs[-3].rate * _HELPS:
             break
     return tuple(rungs)

@@ -14,6 +14,8 @@ from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.s3_client import s3_client
 
 _TIMEOUT = 30.0  # seconds
+_CLOCKS = 60.0  # seconds that clocks may be apart
+_LONGEST = 6 * 3600.0  # that a benchmark takes
 
 
 class Markers:
@@ -34,12 +36,28 @@ class Markers:
         """The keys of those that there are at the folders above."""
         return [key for key in self._levels() if key in self._keys(key, most=1)]
 
-    def remove(self, folder: str, kept: list[str]) -> None:
-        """Remove all below one folder of it, its own, and those above that are not among ``kept``."""
+    def remove(self, folder: str, kept: list[str], *, since: float) -> None:
+        """Remove all below one folder of it, its own, and those above that were made meanwhile.
+
+        Parameters
+        ----------
+        kept
+            Keys that were there before.
+        since
+            When the benchmark began, in seconds since the epoch. What is older, or much younger, or has content, is
+            another's.
+        """
         own = f"{self._address.prefix}/"
         below = [key for key in self._keys(f"{own}{folder}/") if key.endswith("/")]
-        for key in (*below, own, *(key for key in self._levels() if key not in kept)):
+        above = [key for key in self._levels() if key not in kept and self._is_ours(key, since)]
+        for key in (*below, own, *above):
             self._client.delete_object(Bucket=self._address.bucket, Key=key)
+
+    def _is_ours(self, key: str, since: float) -> bool:
+        found = self._client.list_objects_v2(Bucket=self._address.bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        if not found or found[0]["Key"] != key or found[0]["Size"]:
+            return False
+        return bool(-_CLOCKS <= found[0]["LastModified"].timestamp() - since <= _LONGEST)
 
     def _levels(self) -> Iterator[str]:
         parts = self._address.prefix.split("/")[:-1]

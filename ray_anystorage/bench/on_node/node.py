@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from ray_anystorage.bench.limits import Together
+from ray_anystorage.bench.limits import PHASES, Phase
 from ray_anystorage.bench.on_node.climb import Counts
-from ray_anystorage.bench.on_node.facts import facts
+from ray_anystorage.bench.on_node.facts import facts, rooms
 from ray_anystorage.bench.on_node.files import forget_pages, read_all
 from ray_anystorage.bench.on_node.meter import Took, metered
-from ray_anystorage.bench.on_node.place import FOLDER, BenchPlace, Carried, places_of
-from ray_anystorage.bench.on_node.raw_mount import mount_limits, mount_together
-from ray_anystorage.bench.on_node.raw_store import store_limits, store_together
+from ray_anystorage.bench.on_node.order import Order, Piece
+from ray_anystorage.bench.on_node.place import FOLDER, BenchPlace, own_disk, places_of
+from ray_anystorage.bench.on_node.raw_mount import mount_at_once, mount_limits
+from ray_anystorage.bench.on_node.raw_store import store_at_once, store_limits
 from ray_anystorage.bench.on_node.stock import StockPath
 from ray_anystorage.bench.shapes import Shape, write
 from ray_anystorage.checkpoint.journal import Journal
@@ -36,38 +38,6 @@ _ATTEMPT = "bench"
 _STORE_CONNECTIONS, _MOUNT_FILES = 64, 4  # at once, at most
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a node is told when it joins a benchmark.
-
-    Attributes
-    ----------
-    id
-        Of the benchmark.
-    node
-        Of this node.
-    nodes
-        That take part.
-    grant
-        For the bucket; ``None`` where there is none.
-    """
-
-    id: str
-    node: str
-    nodes: int
-    grant: Carried | None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One checkpoint, or one node's part of it: its name, which report it is, whose part, of how many."""
-
-    checkpoint: str
-    report: int
-    rank: int = 0
-    world_size: int = 1
-
-
 class NodeBench:
     """One node. All that it writes lies in the benchmark's folders."""
 
@@ -75,8 +45,7 @@ class NodeBench:
         self._order = order
         self._environment = discover(nodes=order.nodes)
         self._places = places_of(self._environment, order.id, order.grant)
-        local = self._environment.place("local")
-        root = local.root if local is not None and local.usable else tempfile.gettempdir()
+        root = own_disk() or tempfile.gettempdir()
         self._own = os.path.join(root, FOLDER, order.id, f"node-{order.node[:12]}")
         self._source = os.path.join(self._own, "source")
         self._doing, self._since = "looking at storage", time.time()
@@ -90,10 +59,14 @@ class NodeBench:
     def facts(self) -> dict[str, Any]:
         """What this node is, what it sees of each tier, and what earlier benchmarks left there, which is removed."""
         self._is("measuring itself")
-        return facts(self._environment, self._places, self._own)
+        return facts(self._environment, self._places, self._own, self._order.no_credentials)
 
-    def limits(self, tier: str, most_bytes: int, known: tuple[int, int] | None) -> dict[str, Any]:
-        """What a tier gives this node, as plain values of :class:`TierLimits`.
+    def rooms(self) -> dict[str, int]:
+        """Bytes that may be written now to each tier that is a disk, and to this node's own, which has no name."""
+        return rooms(self._places, self._own)
+
+    def limits(self, tier: str, most_bytes: int, known: tuple[int, int] | None) -> tuple[dict[str, Any], int]:
+        """What a tier gives this node, as plain values of :class:`TierLimits`, and the bytes that were written for it.
 
         Parameters
         ----------
@@ -106,25 +79,28 @@ class NodeBench:
         counts = Counts.known(*known, most) if known is not None else Counts.up_to(most)
         if place.is_bucket:
             store = place.recipe("raw").open()
-            return asdict(store_limits(store, self._order.node, counts=counts, most_bytes=most_bytes))
+            sent = store.counters.bytes_sent
+            found = store_limits(store, self._order.node, counts=counts, most_bytes=most_bytes)
+            return asdict(found), store.counters.bytes_sent - sent
         folder = self._raw_folder(tier)
         try:
-            return asdict(mount_limits(folder, counts=counts, most_bytes=most_bytes))
+            found, written = mount_limits(folder, counts=counts, most_bytes=most_bytes)
         finally:
             shutil.rmtree(folder)
+        return asdict(found), written
 
-    def limits_together(self, tier: str, known: tuple[int, int]) -> Together:
+    def at_once(self, tier: str, phase: Phase, known: tuple[int, int], most_bytes: int) -> float:
         """What this node gets of a tier while the others do the same; ``known`` as for :meth:`limits`."""
         self._is(f"{tier}: its limits, all nodes at once")
         place = self._places[tier]
         counts = Counts.known(*known, _STORE_CONNECTIONS if place.is_bucket else _MOUNT_FILES)
         if place.is_bucket:
-            return store_together(place.recipe("raw").open(), self._order.node, counts)
+            return store_at_once(place.recipe("raw").open(), self._order.node, counts, phase, most_bytes)
         folder = self._raw_folder(tier)
-        try:
-            return mount_together(folder, counts)
-        finally:
+        rate = mount_at_once(folder, counts, phase, most_bytes)
+        if phase == PHASES[-1]:
             shutil.rmtree(folder)
+        return rate
 
     def write_source(self, shape: Shape, piece: Piece) -> None:
         """Have a checkpoint to save, or one node's part of one; every byte differs from the last one's."""
@@ -135,6 +111,7 @@ class NodeBench:
         if piece.world_size > 1:  # two ranks may not save the same name
             files = tuple((f"rank-{piece.rank}/{path}", size) for path, size in files)
         write(replace(shape, files=files), self._source)
+        os.sync()  # or what follows would wait for it to be written back
 
     def save(self, tier: str, piece: Piece) -> Took:
         """Save it as a run's worker does, staged as ``anystorage.report`` does: ``stall`` is what training waits."""
@@ -155,6 +132,7 @@ class NodeBench:
             return staged
 
         took, staged = metered(act, saver.home.counters)
+        os.sync()
         if staged is not None:
             staging.give_back(staged)  # the other path saves the same files
         return replace(took, stall=stall if staged is not None else took.seconds)
@@ -182,12 +160,9 @@ class NodeBench:
             self._forget(place, "home", piece.checkpoint)
         opened = Origin(place.recipe("home"), None, piece.checkpoint, _ATTEMPT).opened(home=home, node=node)
 
-        def act() -> int:
-            with opened.directory() as directory:
-                return read_all(directory)
-
         fetched = home.counters.bytes_fetched
-        took, read = metered(act, home.counters)
+        with contextlib.ExitStack() as stack:
+            took, read = metered(lambda: read_all(stack.enter_context(opened.directory())), home.counters)
         _check(read, expected)
         return replace(took, fetched=home.counters.bytes_fetched - fetched if place.is_bucket else None)
 
@@ -196,6 +171,7 @@ class NodeBench:
         self._is(f"{tier}: saving by Ray's own path")
         path = self._stock_path(tier)
         took, _ = metered(lambda: path.save(self._source, piece.checkpoint))
+        os.sync()  # it leaves that to the system, and what follows should not pay for it
         return replace(took, stall=took.seconds)
 
     def stock_restore(self, tier: str, piece: Piece, expected: int) -> Took:
@@ -204,11 +180,8 @@ class NodeBench:
         path = self._stock_path(tier)
         self._forget(self._places[tier], "stock", piece.checkpoint)
 
-        def act() -> int:
-            with path.directory(piece.checkpoint) as directory:
-                return read_all(directory)
-
-        took, read = metered(act)
+        with contextlib.ExitStack() as stack:  # what it does when it is closed is after the restore
+            took, read = metered(lambda: read_all(stack.enter_context(path.directory(piece.checkpoint))))
         _check(read, expected)
         return took
 
@@ -229,15 +202,11 @@ class NodeBench:
         """What it does now, and for how many seconds."""
         return self._doing, time.time() - self._since
 
-    def rest(self) -> None:
-        """Nothing is to do."""
-        self._is("waiting")
-
     def _is(self, doing: str) -> None:
         self._doing, self._since = doing, time.time()
 
     def _enter(self) -> Node:
-        share = read_settings().cache_share or 1.0
+        share = read_settings().cache_share
         node = Node(os.path.join(self._own, "node"), f"bench-{secrets.token_hex(4)}", share)
         os.makedirs(node.folder, mode=0o700, exist_ok=True)
         enter(node)
@@ -273,22 +242,6 @@ class NodeBench:
         folder = self._places[tier].recipe("raw", self._order.node).uri
         os.makedirs(folder, exist_ok=True)
         return folder
-
-
-def clean(order: Order) -> list[str]:
-    """Remove everything that a benchmark wrote, as far as this node can reach it; what could not be removed, and why.
-
-    For a process of its own, after those of the benchmark were ended.
-    """
-    places, left = places_of(discover(nodes=order.nodes), order.id, order.grant), []
-    if "local" not in places:
-        shutil.rmtree(os.path.join(tempfile.gettempdir(), FOLDER, order.id), ignore_errors=True)
-    for place in places.values():
-        try:
-            place.remove()
-        except Exception as error:  # noqa: BLE001 - each tier is cleaned, whatever another one does
-            left.append(f"{place.recipe().uri}: {type(error).__name__}: {error}")
-    return left
 
 
 def _check(read: int, expected: int) -> None:

@@ -18,10 +18,11 @@ from ray_anystorage.environment import Environment, Place
 from ray_anystorage.errors import ObjectMissingError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
+from ray_anystorage.settings import read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.store import Store
 
-FOLDER = ".anystorage-bench"
+FOLDER = f".anystorage-bench-{os.getuid()}"  # of this user: others could neither write to it nor remove it
 FULL = 0.9  # share of a disk that is never passed
 _MARKERS = "markers.json"
 _ID = re.compile(r"(\d+)-[0-9a-f]{8}")
@@ -80,17 +81,14 @@ class BenchPlace:
             self.remove_markers()
         recipe = self.recipe(*names)
         if isinstance(recipe, MountRecipe):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(recipe.root)
-            if not names:
-                with contextlib.suppress(OSError):  # another benchmark has its folder there
-                    os.rmdir(os.path.dirname(recipe.root))
+            remove_tree(recipe.root, above=not names)
             return
         store = recipe.open()
         keys = [key for key, _ in patiently(lambda: list(store.list(""))) if key]  # the folder's own marker has none
         patiently(lambda: store.delete(keys))
-        for key, token in list(store.unfinished("")):
-            store.discard(key, token)
+        for key, token in patiently(lambda: list(store.unfinished(""))):
+            with contextlib.suppress(ObjectMissingError):  # another node was first
+                patiently(lambda key=key, token=token: store.discard(key, token))  # type: ignore[misc]
 
     def note_markers(self) -> None:
         """Before Ray's own path writes to a bucket: keep the names of the folders that it has objects for."""
@@ -99,7 +97,7 @@ class BenchPlace:
             return
         store = self.recipe().open()
         try:
-            store.size(_MARKERS)
+            patiently(lambda: store.size(_MARKERS))
         except ObjectMissingError:  # this is the first node to do so
             store.write_small(_MARKERS, json.dumps(markers.above()).encode())
 
@@ -109,10 +107,10 @@ class BenchPlace:
         if markers is None or store is None:
             return
         try:
-            kept = json.loads(read(store, _MARKERS, store.size(_MARKERS)))
+            kept = json.loads(read(store, _MARKERS, patiently(lambda: store.size(_MARKERS))))
         except ObjectMissingError:
             return
-        markers.remove(self.id, kept)
+        markers.remove(self.id, kept, since=int(self.id.partition("-")[0]))
 
     def _markers(self) -> Markers | None:
         above = self._above()
@@ -122,8 +120,7 @@ class BenchPlace:
         """Remove what benchmarks left that nobody waits for any more; what was removed."""
         removed = []
         for name in sorted(set(self._names())):
-            match = _ID.fullmatch(name)
-            if match is not None and time.time() - int(match[1]) > _OLD:
+            if is_old(name):
                 BenchPlace(self.place, name, self.grant).remove()
                 removed.append(f"{self.place.root}/{FOLDER}/{name}")
         return removed
@@ -144,6 +141,39 @@ class BenchPlace:
             raise ValueError(f"{self.place.root}: without credentials a bucket has no folder")
         address = self.place.bucket
         return BucketRecipe(address, self.grant.mode, self.grant.source, self.grant.env_vars).child(FOLDER)
+
+
+def remove_tree(path: str, *, above: bool = True) -> None:
+    """Remove a folder of a benchmark, also where other nodes remove it at the same time.
+
+    Parameters
+    ----------
+    above
+        Whether the folder that it lies in goes too, where nothing else is in it.
+    """
+
+    def failed(_: object, where: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    if os.path.lexists(path):
+        shutil.rmtree(path, onerror=failed)
+    if above:
+        with contextlib.suppress(OSError):  # another benchmark has its folder there
+            os.rmdir(os.path.dirname(path))
+
+
+def is_old(name: str) -> bool:
+    """Whether a folder's name is that of a benchmark that nobody waits for any more."""
+    match = _ID.fullmatch(name)
+    return match is not None and time.time() - int(match[1]) > _OLD
+
+
+def own_disk() -> str | None:
+    """``local`` storage, where this node has it and it takes files, as a run's worker chooses it."""
+    settings = read_settings()
+    root = next((place.root for place in settings.locations if place.tier == "local"), None)
+    return root if root is not None and os.path.isdir(root) and os.access(root, os.W_OK | os.X_OK) else None
 
 
 def new_id(token: str) -> str:

@@ -9,17 +9,17 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ray_anystorage.bench.limits import Direction, Rung, TierLimits, Together
+from ray_anystorage.bench.limits import Direction, Phase, Rung, TierLimits
 from ray_anystorage.bench.noise import percentiles
 from ray_anystorage.bench.on_node.climb import STEP, Counts, all_at_once, step, times
 
 _SMALL = 4096
 _BLOCK = 4 << 20
 _MOST_BYTES = 256 << 20  # of one file
-_TOGETHER = 128 << 20
+_TOGETHER = 512 << 20  # that one node writes while the others do: long against what their beginnings are apart
 
 
-def mount_limits(folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
+def mount_limits(folder: str, *, counts: Counts, most_bytes: int) -> tuple[TierLimits, int]:
     """What a file system takes and gives: files written and synced, past the system's memory where it allows that.
 
     Parameters
@@ -28,6 +28,11 @@ def mount_limits(folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
         Of files at once for writing and reading.
     most_bytes
         That may be written.
+
+    Returns
+    -------
+    TierLimits, int
+        And the bytes that were written.
     """
     direct = _takes_direct(folder)
     most = max(counts.write)
@@ -38,9 +43,10 @@ def mount_limits(folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
         writes.append(Rung(count, all_at_once([partial(_write_file, p, size, direct=direct) for p in paths])))
         reads.append(Rung(count, all_at_once([partial(_read_file, p, direct=direct) for p in paths])))
     latency, objects = _small_files(folder, most)
-    return TierLimits(
-        Direction(tuple(writes), objects["create"]), Direction(tuple(reads), objects["read"]), size, latency, direct
-    )
+    written, read = Direction(tuple(writes), objects["create"]), Direction(tuple(reads), objects["read"])
+    return TierLimits(written, read, size, latency, direct), size * sum(
+        rung.connections for rung in writes
+    ) + 6 * _BLOCK
 
 
 def _size(folder: str, most: int, *, direct: bool) -> int:
@@ -49,17 +55,20 @@ def _size(folder: str, most: int, *, direct: bool) -> int:
     return max(_BLOCK, int(min(_MOST_BYTES, most, rate * STEP)) // _BLOCK * _BLOCK)
 
 
-def mount_together(folder: str, counts: Counts) -> Together:
-    """What comes of so many files at once, for when all nodes write and read as many."""
-    direct, writing, reading = _takes_direct(folder), counts.write[-1], counts.read[-1]
-    paths = [os.path.join(folder, f"large-{number}") for number in range(max(writing, reading))]
-    size = _TOGETHER // len(paths) // _BLOCK * _BLOCK
-    written = all_at_once([partial(_write_file, path, size, direct=direct) for path in paths[:writing]])
-    for path in paths[writing:]:
-        _write_file(path, size, direct=direct)
-    read = all_at_once([partial(_read_file, path, direct=direct) for path in paths[:reading]])
-    _, small = _small_files(folder, counts.small[-1])
-    return Together(written, read, small["create"], small["read"])
+def mount_at_once(folder: str, counts: Counts, phase: Phase, most_bytes: int) -> float:
+    """What comes of so many files at once, for when all nodes do the same."""
+    if phase in ("small_writes", "small_reads"):
+        return _small_files(folder, counts.small[-1])[1]["create" if phase == "small_writes" else "read"]
+    direct = _takes_direct(folder)
+    count = max(counts.write[-1], counts.read[-1])
+    paths = [os.path.join(folder, f"large-{number}") for number in range(count)]
+    size = max(_BLOCK, min(_TOGETHER, most_bytes // 2) // count // _BLOCK * _BLOCK)
+    if phase == "write":
+        return all_at_once([partial(_write_file, path, size, direct=direct) for path in paths[: counts.write[-1]]])
+    for path in paths:
+        if not os.path.exists(path):
+            _write_file(path, size, direct=direct)
+    return all_at_once([partial(_read_file, path, direct=direct) for path in paths[: counts.read[-1]]])
 
 
 def _small_files(folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
-from ray_anystorage.bench.limits import Direction, TierLimits, Together
+from ray_anystorage.bench.limits import Direction, Phase, TierLimits
 from ray_anystorage.bench.noise import percentiles
-from ray_anystorage.bench.on_node.climb import STEP, Counts, climb, step, times
+from ray_anystorage.bench.on_node.climb import Counts, climb, step, times
+from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.store import Store
 
 _SMALL = 4096
 _MANY = 48  # objects, which are enough for a ladder
 _SMALLER = 1 << 20
+_TOGETHER = 2.0  # seconds: long against what the beginnings of several nodes are apart
+_TOGETHER_EACH = 4  # objects of each connection, about
 
 
 def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) -> TierLimits:
@@ -35,14 +39,14 @@ def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) 
 
     def put(thread: int) -> int:
         left.take()
-        store.write_small(f"{folder}/large-{thread}", data)
+        patiently(lambda: store.write_small(f"{folder}/large-{thread}", data))
         return size
 
     buffers: dict[int, memoryview] = {}
 
     def get(thread: int) -> int:
         into = buffers.setdefault(thread, memoryview(bytearray(size)))
-        store.read_range(f"{folder}/large-{thread % there}", 0, into)
+        patiently(lambda: store.read_range(f"{folder}/large-{thread % there}", 0, into))
         return size
 
     put(0)  # opens a connection, and has the store make what it makes for the first object
@@ -54,23 +58,32 @@ def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) 
     return TierLimits(Direction(writes, objects["put"]), Direction(reads, objects["get"]), size, latency, direct=None)
 
 
-def store_together(store: Store, folder: str, counts: Counts) -> Together:
-    """What comes of these numbers of connections, for when all nodes use them at once."""
-    data, writing, reading = os.urandom(CHUNK_BYTES), counts.write[-1], counts.read[-1]
+def store_at_once(store: Store, folder: str, counts: Counts, phase: Phase, most_bytes: int) -> float:
+    """What comes of these numbers of connections, for when all nodes do the same at once.
+
+    Parameters
+    ----------
+    most_bytes
+        That may be written: fewer connections where they are few.
+    """
+    writing = max(1, min(counts.write[-1], most_bytes // (_TOGETHER_EACH * CHUNK_BYTES)))
+    if phase in ("small_writes", "small_reads"):
+        return _small_objects(store, folder, counts)["put" if phase == "small_writes" else "get"]
+    data = os.urandom(CHUNK_BYTES)
 
     def put(thread: int) -> int:
-        store.write_small(f"{folder}/large-{thread}", data)
+        patiently(lambda: store.write_small(f"{folder}/large-{thread}", data))
         return CHUNK_BYTES
 
-    into = [memoryview(bytearray(CHUNK_BYTES)) for _ in range(reading)]
+    if phase == "write":
+        return step(put, writing, _TOGETHER)
+    into = [memoryview(bytearray(CHUNK_BYTES)) for _ in range(counts.read[-1])]
 
     def get(thread: int) -> int:
-        store.read_range(f"{folder}/large-{thread % writing}", 0, into[thread])
+        patiently(lambda: store.read_range(f"{folder}/large-{thread % writing}", 0, into[thread]))
         return CHUNK_BYTES
 
-    written, read = step(put, writing, 2 * STEP), step(get, reading, 2 * STEP)
-    small = _small_objects(store, folder, counts)
-    return Together(written, read, small["put"], small["get"])
+    return step(get, counts.read[-1], _TOGETHER)
 
 
 def _latencies(store: Store, folder: str, size: int) -> dict[str, dict[str, float]]:
@@ -85,7 +98,7 @@ def _latencies(store: Store, folder: str, size: int) -> dict[str, dict[str, floa
         f"put {shown}": lambda: store.write_small(f"{folder}/large-0", large),
         "delete": lambda: store.delete([f"{folder}/gone"]),
     }
-    return {name: percentiles(times(action)) for name, action in actions.items()}
+    return {name: percentiles(times(partial(patiently, action))) for name, action in actions.items()}
 
 
 def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, float]:
@@ -93,11 +106,11 @@ def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, float
     data = os.urandom(_SMALL)
 
     def put(thread: int) -> int:
-        store.write_small(f"{folder}/small-{thread}", data)
+        patiently(lambda: store.write_small(f"{folder}/small-{thread}", data))
         return 1
 
     def get(thread: int) -> int:
-        store.read_range(f"{folder}/small-{thread % there}", 0, memoryview(bytearray(_SMALL)))
+        patiently(lambda: store.read_range(f"{folder}/small-{thread % there}", 0, memoryview(bytearray(_SMALL))))
         return 1
 
     puts = climb(put, counts.small)

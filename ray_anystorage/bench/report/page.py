@@ -37,6 +37,8 @@ def _head(report: BenchReport) -> Iterator[str]:
         f"<p class='sub'>{escape(report.started[:16].replace('T', ' '))} · {nodes} · "
         f"{escape(format_seconds(report.seconds))} · {escape(versions)}</p>"
     )
+    for what in report.left:
+        yield f"<p class='warning'>The benchmark left something behind: {escape(what)}</p>"
     if not report.complete:
         yield "<p class='warning'>It was interrupted: this is what was measured until then.</p>"
     yield (
