@@ -21,7 +21,8 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     """Compare two reports that bench wrote, cell by cell: how many times as fast the second is, and within what noise.
 
     A cell counts as faster or slower only where its whole interval says so; the intervals hold for all cells at once
-    with 95 %. Of checkpoints of other sizes the rates are shown, and nothing is said: bench --like BEFORE takes the same.
+    with 95 %. Of checkpoints of other sizes the rates are shown, and nothing is said; bench --like BEFORE takes the
+    same.
 
     \b
     Exit codes:

@@ -23,7 +23,6 @@ from ray_anystorage.units import format_seconds, format_size
 _LIMITS_SHARE = 0.25  # of the time, for limits of nodes one at a time
 _LIMITS_BYTES_SHARE = 0.4
 _LIMITS_WITHIN = 120.0  # seconds
-_AT_ONCE_SECONDS = 2.0  # that all nodes write at once, about
 _SHARING_ROOM = 2  # of the room that there is: nodes may share a disk
 _LEAST_ROOM = 64 << 20
 
@@ -168,9 +167,9 @@ class Job:
         each, rates = most // len(members), []
         for phase in PHASES:
             calls = [(tier, phase, best, self._with_room(member, tier, each)) for member in members]
-            rates.append(sum(self._crew.each(members, "at_once", calls, _LIMITS_WITHIN)))
-            if phase == "write":
-                self._written += int(rates[-1] * _AT_ONCE_SECONDS)
+            found = self._crew.each(members, "at_once", calls, _LIMITS_WITHIN)
+            rates.append(sum(rate for rate, _ in found))
+            self._written += sum(written for _, written in found)
         together = Together(*rates)
         self._tiers[tier] = replace(self._tiers[tier], together=together)
         return together

@@ -89,18 +89,24 @@ class NodeBench:
             shutil.rmtree(folder)
         return asdict(found), written
 
-    def at_once(self, tier: str, phase: Phase, known: tuple[int, int], most_bytes: int) -> float:
-        """What this node gets of a tier while the others do the same; ``known`` as for :meth:`limits`."""
+    def at_once(self, tier: str, phase: Phase, known: tuple[int, int], most_bytes: int) -> tuple[float, int]:
+        """What this node gets of a tier while the others do the same, and the bytes that were written.
+
+        ``known`` is as for :meth:`limits`.
+        """
         self._is(f"{tier}: its limits, all nodes at once")
         place = self._places[tier]
         counts = Counts.known(*known, _STORE_CONNECTIONS if place.is_bucket else _MOUNT_FILES)
         if place.is_bucket:
-            return store_at_once(place.recipe("raw").open(), self._order.node, counts, phase, most_bytes)
+            store = place.recipe("raw").open()
+            sent = store.counters.bytes_sent
+            rate = store_at_once(store, self._order.node, counts, phase, most_bytes)
+            return rate, store.counters.bytes_sent - sent
         folder = self._raw_folder(tier)
-        rate = mount_at_once(folder, counts, phase, most_bytes)
+        found = mount_at_once(folder, counts, phase, most_bytes)
         if phase == PHASES[-1]:
             shutil.rmtree(folder)
-        return rate
+        return found
 
     def write_source(self, shape: Shape, piece: Piece) -> None:
         """Have a checkpoint to save, or one node's part of one; every byte differs from the last one's."""

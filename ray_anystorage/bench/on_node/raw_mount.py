@@ -55,20 +55,22 @@ def _size(folder: str, most: int, *, direct: bool) -> int:
     return max(_BLOCK, int(min(_MOST_BYTES, most, rate * STEP)) // _BLOCK * _BLOCK)
 
 
-def mount_at_once(folder: str, counts: Counts, phase: Phase, most_bytes: int) -> float:
-    """What comes of so many files at once, for when all nodes do the same."""
+def mount_at_once(folder: str, counts: Counts, phase: Phase, most_bytes: int) -> tuple[float, int]:
+    """What comes of so many files at once, for when all nodes do the same; and the bytes that were written."""
     if phase in ("small_writes", "small_reads"):
-        return _small_files(folder, counts.small[-1])[1]["create" if phase == "small_writes" else "read"]
+        return _small_files(folder, counts.small[-1])[1]["create" if phase == "small_writes" else "read"], 0
     direct = _takes_direct(folder)
     count = max(counts.write[-1], counts.read[-1])
     paths = [os.path.join(folder, f"large-{number}") for number in range(count)]
     size = max(_BLOCK, min(_TOGETHER, most_bytes // 2) // count // _BLOCK * _BLOCK)
     if phase == "write":
-        return all_at_once([partial(_write_file, path, size, direct=direct) for path in paths[: counts.write[-1]]])
-    for path in paths:
-        if not os.path.exists(path):
-            _write_file(path, size, direct=direct)
-    return all_at_once([partial(_read_file, path, direct=direct) for path in paths[: counts.read[-1]]])
+        writing = paths[: counts.write[-1]]
+        return all_at_once([partial(_write_file, path, size, direct=direct) for path in writing]), size * len(writing)
+    lacking = [path for path in paths if not os.path.exists(path)]
+    for path in lacking:
+        _write_file(path, size, direct=direct)
+    read = all_at_once([partial(_read_file, path, direct=direct) for path in paths[: counts.read[-1]]])
+    return read, size * len(lacking)
 
 
 def _small_files(folder: str, most: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
