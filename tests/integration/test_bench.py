@@ -19,6 +19,7 @@ from tests.harness.chromium import drawn
 from tests.harness.faulty_proxy import faulty_proxy
 from tests.harness.ray_cluster import clean_environment
 from tests.harness.two_nodes import TwoNodes, two_nodes
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.needs_ray
 
@@ -223,6 +224,22 @@ def test_an_interruption_leaves_nothing_but_a_report(
     assert not report.complete
     assert "interrupted" in output
     assert report.cells, "what was measured until then is kept"
+
+
+@pytest.mark.soak
+def test_a_driver_that_is_killed_leaves_nothing_for_long(
+    cluster: TwoNodes, s3_server: S3Server, tmp_path: Path
+) -> None:
+    site = make_site(tmp_path, s3_server, cluster)
+    process = site.start("--budget=60s", "--tier=artifact", "--tier=cluster", "--shape=lora", "--rounds=50")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "round 1" in line:
+            break
+    assert site.left(s3_server) != []
+    process.kill()
+    process.communicate()
+    wait_until(lambda: site.left(s3_server) == [], 90, "the actor that outlives the driver cleaned")
 
 
 @pytest.mark.soak
