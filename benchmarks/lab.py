@@ -50,7 +50,8 @@ def main(
     with hosts.lab(0) as lab, contextlib.ExitStack() as stack:
         target = lab.server.endpoint
         if throttle:
-            target = stack.enter_context(faulty_proxy(target, share(throttle, ("503",)))).endpoint
+            proxy = stack.enter_context(faulty_proxy(target))
+            proxy.rule, target = share(throttle, ("503",)), proxy.endpoint
         store = stack.enter_context(
             far_store.running(target, round_trip=FAR.round_trip, rate=FAR.rate, host=lab.gateway)
         )
