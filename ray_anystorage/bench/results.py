@@ -256,7 +256,7 @@ def _report(said: dict[str, Any]) -> BenchReport:
         cells=tuple(_cell(cell) for cell in said["cells"]),
         proposals=tuple(Proposal(**proposal) for proposal in said["proposals"]),
         notes=tuple(said["notes"]),
-        left=tuple(said["left"]),
+        left=tuple(said.get("left", ())),
     )
 
 

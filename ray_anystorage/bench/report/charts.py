@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _LEFT, _RIGHT = 760, 190, 150  # of the drawing, of its labels, of the values beside the bars
+_WIDTH, _LEFT, _RIGHT = 820, 190, 210  # of the drawing, of its labels, of the values beside the bars
 _PLOT = _WIDTH - _LEFT - _RIGHT
 _ROW, _BAR = 26, 14
 _HEAD = 22  # above the first row of a group

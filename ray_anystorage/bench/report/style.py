@@ -19,7 +19,7 @@ h3{font-size:15px;margin:24px 0 4px}
 code{font-size:13px;overflow-wrap:anywhere}
 dt{margin-top:8px}dd{margin:0;color:var(--soft)}
 ul{padding-left:18px}li{margin:4px 0}
-svg{display:block;width:100%;max-width:760px;height:auto;font:12px system-ui,sans-serif}
+svg{display:block;width:100%;max-width:820px;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--ink)}
 svg .heading{font-weight:600;font-size:13px}
 svg .label{text-anchor:end;fill:var(--soft)}
