@@ -17,7 +17,7 @@ class Client:
 
     def __init__(self, target: Target) -> None:
         options = {"base_path": target.bucket, "endpoint_url": target.endpoint, "region_name": target.region}
-        provider = {"type": "s3", "options": {**options, "rust_client": {}}}
+        provider = {"type": "s3", "options": {**options, "rust_client": {"allow_http": True}}}
         config = {"profiles": {"bench": {"storage_provider": provider}}}
         self._client = StorageClient(StorageClientConfig.from_dict(config, profile="bench"))
 
