@@ -29,6 +29,7 @@ from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, Nod
 from ray_anystorage.errors.requests import (
     BenchError,
     ConfigClashError,
+    CopyUnderWayError,
     CredentialsAgentError,
     CredentialsError,
     CredentialsNotFoundError,
@@ -92,6 +93,7 @@ __all__ = [
     "CheckpointUnreadableError",
     "ClusterNotReachedError",
     "ConfigClashError",
+    "CopyUnderWayError",
     "CredentialsAgentError",
     "CredentialsError",
     "CredentialsNotFoundError",

@@ -15,6 +15,7 @@ from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.plan import Copy
 from ray_anystorage.files.record import Copied, Record
 from ray_anystorage.files.spot import Spot
+from ray_anystorage.files.unchanged import changed, refuse_changed
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
@@ -48,6 +49,8 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     ------
     StorageError, OSError
         A place fails. What was copied until then is noted, large files under way too.
+    SourceChangedError
+        Files changed while they were copied: what of them is in the target may be of both contents, and is not noted.
     """
     job = _Job(source.open(), target.open(), record, on_progress)
     if isinstance(source.recipe, MountRecipe):
@@ -59,6 +62,7 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     else:
         for batch in _batches(copies):
             job.relay(batch)
+    job.look_again(source, copies)
     return Moved(len(copies), sum(copy.entry.size for copy in copies))
 
 
@@ -122,6 +126,13 @@ class _Job:
             upload(self._target, sending, on_progress=self._on_progress, on_stored=stored)
         finally:
             shutil.rmtree(between, ignore_errors=True)
+
+    def look_again(self, source: Spot, copies: Sequence[Copy]) -> None:
+        """Raise where files are not what was to be copied, and forget that they were."""
+        wrong = changed(source, [copy.entry for copy in copies])
+        for entry in wrong:
+            self._record.forget(entry.path)
+        refuse_changed(source, wrong)
 
     def _partial(self, source: dict[str, str]) -> Partial:
         return Partial(os.path.join(self._record.folder, "parts"), source)
