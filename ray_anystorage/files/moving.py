@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ray_anystorage.files.record import Copied, Record
 from ray_anystorage.files.spot import Spot
 from ray_anystorage.files.unchanged import changed, refuse_changed
 from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.disk import sync_directory
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
@@ -76,14 +78,13 @@ class _Job:
         """From a disk to wherever."""
         files = [Outgoing(self._path(self._source, copy.entry.key), copy.key, copy.entry.size) for copy in copies]
         by_key = {copy.key: copy.entry for copy in copies}
-        with self._partial({copy.key: copy.entry.etag or "" for copy in copies}) as under_way:
-            upload(
-                self._target,
-                files,
-                on_progress=self._on_progress,
-                on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
-                partial=under_way,
-            )
+        upload(
+            self._target,
+            files,
+            on_progress=self._on_progress,
+            on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
+            partial=self._partial({copy.key: copy.entry.etag for copy in copies}),
+        )
         self._target.settle()
 
     def fetch(self, copies: Sequence[Copy]) -> None:
@@ -95,8 +96,15 @@ class _Job:
             copy = by_target[file.target]
             self._note(copy.entry, self._target.etag(copy.key))
 
-        with self._partial({copy.entry.key: copy.entry.etag or "" for copy in copies}) as under_way:
-            download(self._source, files, on_progress=self._on_progress, partial=under_way, on_fetched=fetched)
+        download(
+            self._source,
+            files,
+            on_progress=self._on_progress,
+            partial=self._partial({copy.entry.key: copy.entry.etag for copy in copies}),
+            on_fetched=fetched,
+            durable=True,
+        )
+        self._sync_names(by_target)
 
     def copy_there(self, copies: Sequence[Copy]) -> None:
         """Within a bucket, where no byte comes by here."""
@@ -134,8 +142,22 @@ class _Job:
             self._record.forget(entry.path)
         refuse_changed(source, wrong)
 
-    def _partial(self, source: dict[str, str]) -> Partial:
-        return Partial(os.path.join(self._record.folder, "parts"), source)
+    def _partial(self, source: dict[str, str | None]) -> Partial:
+        """The record of large files under way; of those whose etag tells whether they are the ones of before."""
+        marks = {key: etag for key, etag in source.items() if etag is not None}
+        return Partial(os.path.join(self._record.folder, "parts"), marks)
+
+    def _sync_names(self, paths: Iterable[str]) -> None:
+        """Make names durable, those of the folders above too, which may be new."""
+        folders: set[str] = set()
+        for path in paths:
+            folder = os.path.dirname(path)
+            while folder not in folders:
+                folders.add(folder)
+                folder = os.path.dirname(folder)
+        for folder in folders:
+            with contextlib.suppress(PermissionError, FileNotFoundError):  # not made here, or removed meanwhile
+                sync_directory(folder)
 
     def _note(self, entry: Entry, etag: str | None) -> None:
         if entry.etag is not None and etag is not None:

@@ -14,8 +14,9 @@ from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.files import moving
 from ray_anystorage.files.record import Record
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.posix_store import PosixStore
-from tests.harness.file_commands import FILES, done, make_files, make_site, refused, run, said
+from tests.harness.file_commands import FILES, MiB, done, make_files, make_site, refused, run, said
 from tests.harness.saved import content_of
 
 
@@ -231,3 +232,45 @@ def test_a_run_that_began_while_a_question_waited_is_kept(site: Path, monkeypatc
     monkeypatch.setattr("click.confirm", lambda *_: owner.take() or True)
     refused(1, "process 7 on far-away holds", "rm", "shared:data", "-r")
     assert set(FILES) <= set(content_of(site / "shared" / "data"))
+
+
+@pytest.mark.parametrize("size", [1, 40 * MiB])
+def test_parts_of_a_file_that_changed_are_discarded(site: Path, s3_server: S3Server, bucket: str, size: int) -> None:
+    (site / "shared" / "data" / "large.bin").write_bytes(os.urandom(size))
+    client, key = s3_server.client(), "team/data/large.bin"
+    upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    temporary = site / "cluster" / "back" / ".anystorage-0123456789abcdef.part"
+    temporary.parent.mkdir()
+    temporary.write_bytes(b"x")
+    for source, target, token in (
+        (f"{site}/shared/data", f"s3://{bucket}/team/data", upload),
+        (f"s3://{bucket}/team/data", f"{site}/cluster/back", str(temporary)),
+    ):
+        Partial(f"{Record(f'{source}/', target).folder}/parts", {key: "old"}).begin(key, token)
+    done("cp", "shared:data", "artifact:data")
+    done("cp", "artifact:data", "cluster:back")
+    assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    assert content_of(site / "cluster" / "back") == content_of(site / "shared" / "data")
+    assert not temporary.exists()
+
+
+def test_a_download_is_durable_before_it_has_its_name(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done("mv", "shared:data/a.bin", "artifact:x/")
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_synced(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def replace_synced(source: str, target: str) -> None:
+        if target.endswith("a.bin"):
+            assert source in synced
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_synced)
+    monkeypatch.setattr(os, "replace", replace_synced)
+    done("mv", "artifact:x/a.bin", "cluster:new/folder/")
+    assert {str(site / "cluster" / "new" / "folder"), str(site / "cluster" / "new"), str(site / "cluster")} <= set(
+        synced
+    )
