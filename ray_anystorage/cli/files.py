@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -113,11 +113,9 @@ def cat(place: str, credentials: str | None) -> None:
             for at in range(0, entry.size, _BLOCK):
                 block = memoryview(bytearray(min(_BLOCK, entry.size - at)))
                 patiently(lambda at=at, block=block, key=entry.key: store.read_range(key, at, block))  # type: ignore[misc]
-                out.write(block)
-        try:
-            out.flush()
-        except BrokenPipeError:  # whoever read it has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if not _written(out, block):
+                    return
+        _written(out)
 
 
 @click.command(short_help="Delete files.")
@@ -159,6 +157,19 @@ def rm(place: str, recursive: bool, dry_run: bool, yes: bool, not_running: bool,
             raise SystemExit(1)
         delete(where, found, settings, not_running=not_running)
     click.echo(f"deleted {total}", err=True)
+
+
+def _written(out: BinaryIO, block: memoryview | None = None) -> bool:
+    """Write a block, or all that waits to be written; false where whoever read it has enough."""
+    try:
+        if block is None:
+            out.flush()
+        else:
+            out.write(block)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def tell_each(what: str, found: list[Entry]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,12 @@ def test_a_download_is_durable_before_it_has_its_name(site: Path, monkeypatch: p
     assert {str(site / "cluster" / "new" / "folder"), str(site / "cluster" / "new"), str(site / "cluster")} <= set(
         synced
     )
+
+
+def test_cat_ends_quietly_when_its_reader_does(site: Path) -> None:
+    program = f"{sys.executable} -c 'from ray_anystorage.cli.main import main; main()' cat shared:data/sub/b.bin"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} | head -c 1 > /dev/null"], env=env, capture_output=True, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
