@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_anystorage.cli.bar import bar
 from ray_anystorage.cli.failure import failures_shown, write_json
 from ray_anystorage.cli.files import as_dict, credentials_option, json_option, place_of, tell_each
 
@@ -165,6 +164,7 @@ class _Work:
 
     def copy(self, said: dict[str, Any]) -> None:
         """Do it, or say what would be done."""
+        from ray_anystorage.cli.bar import bar
         from ray_anystorage.files.moving import copy
 
         if said["dry_run"]:
