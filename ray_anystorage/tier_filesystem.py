@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ray_anystorage.credentials.broker import serve_own, without_gone
 from ray_anystorage.credentials.grant import carried
 from ray_anystorage.environment import TIERS, BucketAddress
-from ray_anystorage.errors import RequestError
+from ray_anystorage.errors import MountMissingError, RequestError
 from ray_anystorage.files.spot import spot
 from ray_anystorage.settings import apply_to_process, read_settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
@@ -42,7 +42,7 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
     Raises
     ------
     RequestError
-        The tier has no place here.
+        The tier has no place here, or its root is not an existing directory.
     CredentialsError
         This process has no credentials for the bucket.
     """
@@ -55,7 +55,7 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
         root = spot(f"{tier}:", read_settings(), credentials=credentials)
         self.tier = tier
         if isinstance(root.recipe, MountRecipe):
-            super().__init__(path=root.recipe.root, fs=LocalFileSystem(auto_mkdir=True), **storage_options)
+            super().__init__(path=root.recipe.root, fs=_Mount(tier, root.recipe.root), **storage_options)
         else:
             inner = _bucket_filesystem(root.recipe)
             super().__init__(path=f"{root.recipe.address.bucket}/{root.key}".rstrip("/"), fs=inner, **storage_options)
@@ -97,6 +97,34 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
         self.fs.invalidate_cache(self._join(path) if path else None)
 
 
+class _Mount(LocalFileSystem):  # type: ignore[misc]
+    """A directory whose folders are made as files need them, but never itself: it may be a mount that is gone."""
+
+    def __init__(self, tier: str, root: str) -> None:
+        super().__init__(auto_mkdir=True)
+        self._tier, self._root = tier, root
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make a folder and those above it."""
+        self._check_root()
+        super().makedirs(path, exist_ok=exist_ok)
+
+    def mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
+        """Make a folder."""
+        self._check_root()
+        super().mkdir(path, create_parents=create_parents, **options)
+
+    def _check_root(self) -> None:
+        if not os.path.isdir(self._root):
+            raise MountMissingError(
+                f"{self._root} is not mounted, or was removed",
+                tier=self._tier,
+                place=self._root,
+                tried="make a folder in it",
+                remedy=f"mount it, or set RAY_ANYSTORAGE_{self._tier.upper()}_STORAGE to another directory",
+            )
+
+
 def filesystem(tier: str, *, credentials: str | None = None) -> pyarrow.fs.FileSystem:
     """A tier as a ``pyarrow.fs.FileSystem``, for pyarrow, Ray Data and whatever takes one.
 
@@ -106,7 +134,7 @@ def filesystem(tier: str, *, credentials: str | None = None) -> pyarrow.fs.FileS
     Raises
     ------
     RequestError
-        The tier has no place here.
+        The tier has no place here, or its root is not an existing directory.
     CredentialsError
         This process has no credentials for the bucket.
     """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import time
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_anystorage.cli.bar import bar
 from ray_anystorage.cli.failure import failures_shown, write_json
 from ray_anystorage.cli.files import as_dict, credentials_option, json_option, place_of, tell_each
 
@@ -42,9 +43,10 @@ def cp(source: str, target: str, **said: Any) -> None:
       1  a place fails; what was copied until then stays, and is not copied again
       2  there is nothing at SOURCE, or a place cannot be meant
     """
-    with failures_shown(as_json=said["as_json"]):
+    with failures_shown(as_json=said["as_json"], of_system=True):
         work = _Work.of(source, target, said["credentials"])
-        work.copy(said)
+        with work.held(said):
+            work.copy(said)
     _tell(work, said)
 
 
@@ -70,12 +72,13 @@ def sync(source: str, target: str, **said: Any) -> None:
     """
     if said["as_json"] and said["deletes"] and not (said["yes"] or said["dry_run"]):
         raise click.UsageError("--json cannot ask: say --yes or --dry-run")
-    with failures_shown(as_json=said["as_json"]):
-        work = _Work.of(source, target, said["credentials"], by_size=said["size_only"])
+    with failures_shown(as_json=said["as_json"], of_system=True):
+        work = _Work.of(source, target, said["credentials"], by_size=said["size_only"], folders_only=said["deletes"])
         extra = work.check_extra(said) if said["deletes"] else []
-        work.copy(said)
-        if extra and not said["dry_run"]:
-            work.delete_extra(extra, said)
+        with work.held(said):
+            work.copy(said)
+            if extra and not said["dry_run"]:
+                work.delete_extra(extra, said)
     _tell(work, said)
 
 
@@ -88,21 +91,25 @@ def sync(source: str, target: str, **said: Any) -> None:
 @credentials_option
 @json_option
 def mv(source: str, target: str, **said: Any) -> None:
-    """Copy SOURCE to TARGET as cp does, then delete at SOURCE what is there and of its size at TARGET.
+    """Copy SOURCE to TARGET as cp does, then delete at SOURCE what is there and of its size at TARGET. What changed
+    meanwhile is kept.
 
     \b
-    Exit codes: as for cp; 2 also where SOURCE may not be deleted.
+    Exit codes:
+      0  all of it is there, and no longer at SOURCE
+      1  a place fails, files changed meanwhile, or a run at SOURCE is going on
+      2  there is nothing at SOURCE, it may not be deleted, or a place cannot be meant
     """
-    from ray_anystorage.files.guard import check_delete, delete
+    from ray_anystorage.files.guard import check_delete
     from ray_anystorage.settings import read_settings
 
-    with failures_shown(as_json=said["as_json"]):
-        work, settings = _Work.of(source, target, said["credentials"]), read_settings()
-        check_delete(work.source, work.found, settings, not_running=said["not_running"])
-        work.copy(said)
-        if not said["dry_run"]:
-            work.refuse_lost()
-            delete(work.source, work.found, settings)
+    with failures_shown(as_json=said["as_json"], of_system=True):
+        work = _Work.of(source, target, said["credentials"])
+        check_delete(work.source, work.found, read_settings(), not_running=said["not_running"])
+        with work.held(said):
+            work.copy(said)
+            if not said["dry_run"]:
+                work.delete_moved(said)
     _tell(work, said)
 
 
@@ -116,30 +123,48 @@ class _Work:
     plan: Plan
     record: Record
     seconds: float = 0.0
-    deleted: int = 0
+    deleted: list[Entry] = field(default_factory=list)
 
     @classmethod
-    def of(cls, said_source: str, said_target: str, credentials: str | None, *, by_size: bool = False) -> _Work:
+    def of(
+        cls,
+        said_source: str,
+        said_target: str,
+        credentials: str | None,
+        *,
+        by_size: bool = False,
+        folders_only: bool = False,
+    ) -> _Work:
         """Look at both places."""
         from ray_anystorage.cli.text import working
-        from ray_anystorage.files.entries import entries, is_file
+        from ray_anystorage.errors import RequestError
+        from ray_anystorage.files.entries import as_target, literal, look
         from ray_anystorage.files.plan import plan, refuse_overlap
         from ray_anystorage.files.record import Record
+        from ray_anystorage.files.unchanged import refuse_same, resolved
 
-        source, target = place_of(said_source, credentials), place_of(said_target, credentials)
+        source, target = literal(place_of(said_source, credentials)), place_of(said_target, credentials)
         with working("Looking"):
-            single = is_file(source)
-            whole = not single or target.folder
-            if not single or source.uri == target.uri:
-                refuse_overlap(source.uri, target.uri)
-            found = entries(source)
+            looked = look(source)
+            found, single = looked.entries, looked.is_file
+            if folders_only and (single or source.pattern):
+                raise RequestError(f"{said_source!r} is no whole folder: sync --delete would delete the rest of TARGET")
+            target = as_target(target, single=single)
+            if not single:
+                refuse_overlap(resolved(source, source.key), resolved(target, target.key))
             record = Record(f"{source.uri}/{source.pattern}", target.uri)
-            there = _held(target if whole else replace(target, folder=False), found, whole=whole)
-            made = plan(found, there, record.known, target.key, whole=whole, by_size=by_size)
+            there = _held(target, found, single=single)
+            made = plan(found, there, record.known, target.key, whole=target.folder, by_size=by_size)
+            refuse_same(source, target, made.whole)
         return cls(source, target, found, made, record)
+
+    def held(self, said: dict[str, Any]) -> AbstractContextManager[None]:
+        """Nobody else makes this copy meanwhile."""
+        return nullcontext() if said["dry_run"] else self.record.held()
 
     def copy(self, said: dict[str, Any]) -> None:
         """Do it, or say what would be done."""
+        from ray_anystorage.cli.bar import bar
         from ray_anystorage.files.moving import copy
 
         if said["dry_run"]:
@@ -148,10 +173,7 @@ class _Work:
             return
         start = time.monotonic()
         with bar("Copying", self.plan.bytes, quiet=said["quiet"] or said["as_json"]) as moved:
-            try:
-                copy(self.source, self.target, self.plan.copies, self.record, moved)
-            finally:
-                self.record.close()
+            copy(self.source, self.target, self.plan.copies, self.record, moved)
         self.seconds = time.monotonic() - start
 
     def check_extra(self, said: dict[str, Any]) -> list[Entry]:
@@ -163,6 +185,8 @@ class _Work:
         check_delete(self.target, extra, read_settings(), not_running=said["not_running"])
         if said["dry_run"] and not said["as_json"]:
             tell_each("would delete", extra)
+        if said["dry_run"]:
+            self.deleted = extra
         return extra
 
     def delete_extra(self, extra: list[Entry], said: dict[str, Any]) -> None:
@@ -174,31 +198,31 @@ class _Work:
             tell_each("only in the target:", extra)
             if not click.confirm(f"Delete these {len(extra):,} files at {self.target.uri}?"):
                 return
-        delete(self.target, extra, read_settings())
-        self.deleted = len(extra)
+        delete(self.target, extra, read_settings(), not_running=said["not_running"])
+        self.deleted = extra
 
-    def refuse_lost(self) -> None:
-        """Raise where something that was copied is not there with its size: then nothing is deleted."""
-        from ray_anystorage.errors import FileMovedError
+    def delete_moved(self, said: dict[str, Any]) -> None:
+        """Delete of the source what is in the target; ``FileMovedError`` where that is not all."""
+        from ray_anystorage.files.guard import delete
+        from ray_anystorage.files.unchanged import movable
+        from ray_anystorage.settings import read_settings
 
-        keys = {one.entry.path: one.key for one in self.plan.copies}
-        store = self.target.open()
-        for entry in self.found:
-            key = keys.get(entry.path)
-            if key is not None and store.size(key) != entry.size:
-                raise FileMovedError(f"{self.target.uri}: {key} is not of the size that was copied; nothing is deleted")
+        safe, error = movable(self.source, self.target, self.plan.whole)
+        delete(self.source, safe, read_settings(), not_running=said["not_running"])
+        self.deleted = safe
+        if error is not None:
+            raise error
 
 
-def _held(target: Spot, found: list[Entry], *, whole: bool) -> list[Entry]:
+def _held(target: Spot, found: list[Entry], *, single: bool) -> list[Entry]:
     """What the target holds already, under the source's names."""
-    from ray_anystorage.errors import RequestError
-    from ray_anystorage.files.entries import entries
+    from ray_anystorage.files.entries import alone_at, below
 
-    try:
-        there = entries(target)
-    except (RequestError, FileNotFoundError, NotADirectoryError):  # nothing
-        return []
-    return there if whole else [replace(there[0], path=found[0].path)] if len(there) == 1 else []
+    if not single:
+        return below(target, skip=lambda error: None)
+    path = found[0].path
+    there = alone_at(target, posixpath.join(target.key, path) if target.folder else target.key)
+    return [] if there is None else [replace(there, path=path)]
 
 
 def _tell(work: _Work, said: dict[str, Any]) -> None:
@@ -213,13 +237,13 @@ def _tell(work: _Work, said: dict[str, Any]) -> None:
                 "dry_run": said["dry_run"],
                 "copied": [as_dict(one.entry) for one in plan.copies],
                 "same": len(plan.same),
-                "deleted": work.deleted,
+                "deleted": [entry.path for entry in work.deleted],
                 "seconds": round(work.seconds, 3),
             }
         )
     elif not said["quiet"] and not said["dry_run"]:
         rate = f", {format_size(int(plan.bytes / work.seconds))}/s" if work.seconds and plan.bytes else ""
         same = f"; {len(plan.same):,} were there already" if plan.same else ""
-        gone = f"; {work.deleted:,} deleted" if work.deleted else ""
+        gone = f"; {len(work.deleted):,} deleted" if work.deleted else ""
         done = f"copied {len(plan.copies):,} files, {format_size(plan.bytes)} in {format_seconds(work.seconds)}{rate}"
         click.echo(f"{done}{same}{gone}", err=True)

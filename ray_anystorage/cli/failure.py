@@ -16,15 +16,17 @@ MISUSED = 2
 
 
 @contextlib.contextmanager
-def failures_shown(*, as_json: bool = False) -> Iterator[None]:
-    """Show an error of this package without a traceback and end the command.
+def failures_shown(*, as_json: bool = False, of_system: bool = False) -> Iterator[None]:
+    """Show an error of this package without a traceback and end the command; with ``of_system`` any ``OSError``, too.
 
     The exit code is 2 where an argument or a setting cannot be meant, else 1. As JSON the error goes to standard
     output, where a program looks for the answer.
     """
     try:
         yield
-    except AnyStorageError as error:
+    except (AnyStorageError, OSError) as error:
+        if not (of_system or isinstance(error, AnyStorageError)):
+            raise
         if as_json:
             write_json({"error": error_dict(error)})
         else:
@@ -32,7 +34,7 @@ def failures_shown(*, as_json: bool = False) -> Iterator[None]:
         raise SystemExit(MISUSED if isinstance(error, RequestError) else FAILED) from None
 
 
-def complain(error: AnyStorageError) -> None:
+def complain(error: Exception) -> None:
     """Write an error to standard error."""
     from ray_anystorage.cli.text import console, prose
 
@@ -43,7 +45,7 @@ def complain(error: AnyStorageError) -> None:
         click.echo(text, err=True)
 
 
-def error_dict(error: AnyStorageError) -> dict[str, str]:
+def error_dict(error: Exception) -> dict[str, str]:
     """Plain values for JSON; an error of a place also says which, what was tried and what to do."""
     values = {"type": type(error).__name__, "message": str(error)}
     if isinstance(error, StorageError):

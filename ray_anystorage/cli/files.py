@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -48,11 +49,11 @@ def ls(place: str, recursive: bool, credentials: str | None, as_json: bool) -> N
       1  the place fails
       2  there is nothing, or the place cannot be meant
     """
-    from ray_anystorage.files.entries import entries
+    from ray_anystorage.files.entries import entries, literal
 
-    with failures_shown(as_json=as_json):
-        where = place_of(place, credentials)
-        found = entries(where)
+    with failures_shown(as_json=as_json, of_system=True):
+        where = literal(place_of(place, credentials))
+        found = entries(where, skip=_passed_over)
     shown = [(entry.path, entry.size) for entry in found] if recursive or where.pattern else _folded(found)
     if as_json:
         write_json({"place": where.uri, "entries": [{"path": path, "bytes": size} for path, size in shown]})
@@ -73,11 +74,11 @@ def du(place: str, credentials: str | None, as_json: bool) -> None:
     \b
     Exit codes: as for ls.
     """
-    from ray_anystorage.files.entries import entries
+    from ray_anystorage.files.entries import entries, literal
 
-    with failures_shown(as_json=as_json):
-        where = place_of(place, credentials)
-        found = entries(where)
+    with failures_shown(as_json=as_json, of_system=True):
+        where = literal(place_of(place, credentials))
+        found = entries(where, skip=_passed_over)
     folders: dict[str, list[int]] = {}
     for entry in found:
         folders.setdefault(entry.path.partition("/")[0] if "/" in entry.path else ".", []).append(entry.size)
@@ -103,20 +104,18 @@ def cat(place: str, credentials: str | None) -> None:
     Exit codes: as for ls.
     """
     from ray_anystorage.checkpoint.small_files import patiently
-    from ray_anystorage.files.entries import entries
+    from ray_anystorage.files.entries import entries, literal
 
-    with failures_shown():
-        where = place_of(place, credentials)
+    with failures_shown(of_system=True):
+        where = literal(place_of(place, credentials))
         store, out = where.open(), sys.stdout.buffer
         for entry in entries(where):
             for at in range(0, entry.size, _BLOCK):
                 block = memoryview(bytearray(min(_BLOCK, entry.size - at)))
                 patiently(lambda at=at, block=block, key=entry.key: store.read_range(key, at, block))  # type: ignore[misc]
-                out.write(block)
-        try:
-            out.flush()
-        except BrokenPipeError:  # whoever read it has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if not _written(out, block):
+                    return
+        _written(out)
 
 
 @click.command(short_help="Delete files.")
@@ -138,15 +137,16 @@ def rm(place: str, recursive: bool, dry_run: bool, yes: bool, not_running: bool,
       1  the place fails, or a run there is going on
       2  there is nothing, it may not be deleted, or the place cannot be meant
     """
-    from ray_anystorage.files.entries import entries, is_file
+    from ray_anystorage.files.entries import literal, look
     from ray_anystorage.files.guard import check_delete, delete
     from ray_anystorage.settings import read_settings
 
-    with failures_shown():
-        where = place_of(place, credentials)
-        if not recursive and not where.pattern and not is_file(where):
+    with failures_shown(of_system=True):
+        where = literal(place_of(place, credentials))
+        looked = look(where)
+        found = looked.entries
+        if not recursive and not where.pattern and not looked.is_file:
             raise click.UsageError(f"{place} is a folder: say --recursive")
-        found = entries(where)
         settings = read_settings()
         check_delete(where, found, settings, not_running=not_running)
         if dry_run:
@@ -155,14 +155,33 @@ def rm(place: str, recursive: bool, dry_run: bool, yes: bool, not_running: bool,
         total = f"{len(found):,} files, {_size(sum(entry.size for entry in found))}"
         if not yes and not click.confirm(f"Delete {total} at {where.uri}?"):
             raise SystemExit(1)
-        delete(where, found, settings)
+        delete(where, found, settings, not_running=not_running)
     click.echo(f"deleted {total}", err=True)
+
+
+def _written(out: BinaryIO, block: memoryview | None = None) -> bool:
+    """Write a block, or all that waits to be written; false where whoever read it has enough."""
+    try:
+        if block is None:
+            out.flush()
+        else:
+            out.write(block)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def tell_each(what: str, found: list[Entry]) -> None:
     """A line for each."""
     for entry in found:
         click.echo(f"{what} {entry.path} ({_size(entry.size)})")
+
+
+def _passed_over(error: OSError) -> None:
+    """A line about a folder that cannot be read."""
+    if not re.search(r"/anystorage-\d+$", str(error.filename)):  # another user's of this package is not listed anyway
+        click.echo(f"warning: {error.filename} is left out: {error.strerror}", err=True)
 
 
 def _folded(found: list[Entry]) -> list[tuple[str, int]]:

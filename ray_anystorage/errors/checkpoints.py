@@ -23,7 +23,7 @@ class DigestMismatchError(StorageError):
 
 
 class SourceChangedError(StorageError):
-    """A file grew shorter while it was being sent."""
+    """A file changed while it was being sent or fetched."""
 
 
 class StoreUnavailableError(StorageError, ConnectionError):

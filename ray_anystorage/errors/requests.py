@@ -69,6 +69,10 @@ class FileMovedError(AnyStorageError, RuntimeError):
     """What was copied is not there as it was copied."""
 
 
+class CopyUnderWayError(AnyStorageError, RuntimeError):
+    """Another process on this machine copies from and to the same places."""
+
+
 class PlanError(AnyStorageError, RuntimeError):
     """No plan follows from this environment and this request."""
 

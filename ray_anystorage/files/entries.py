@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import ObjectMissingError, RequestError
+from ray_anystorage.files.own import own_below
 from ray_anystorage.files.spot import Spot
+from ray_anystorage.transfer.open_store import MountRecipe
+from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
+
+Skip = Callable[[OSError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,39 +28,108 @@ class Entry:
     etag: str | None = None
 
 
-def entries(place: Spot) -> list[Entry]:
-    """Every file at a place, sorted; the one file where it is one.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies at a place: files, sorted; ``is_file`` where the place itself is the one."""
+
+    entries: list[Entry]
+    is_file: bool = False
+
+
+def look(place: Spot, *, skip: Skip | None = None) -> Found:
+    """Every file at a place; the one file where it is one.
+
+    Parameters
+    ----------
+    skip
+        Is told of a folder that cannot be read, which is then passed over; it is an error where ``None``.
 
     Raises
     ------
     RequestError
-        There is nothing, or nothing that the pattern names.
+        There is nothing, or nothing that the pattern names; the pattern cannot be meant; or a bucket has a file and a
+        folder of the name.
     StorageError, OSError
         It cannot be read.
     """
-    store = place.open()
-    found = list(_below(store, place))
-    if place.pattern:
-        wanted = pattern(place.pattern)
-        found = [entry for entry in found if wanted.fullmatch(entry.path)]
-    if not found and not place.pattern and place.key and not place.folder:
-        found = _alone(store, place)
-    if not found:
+    found = below(place, skip=skip)
+    alone = [] if found and not place.is_bucket else _alone(place.open(), place)
+    if found and alone:
+        raise _ambiguous(place)
+    if not found and not alone:
         raise RequestError(
             f"{place.said!r}: there is nothing at {place.uri}{'/' + place.pattern if place.pattern else ''}"
         )
-    return sorted(found, key=lambda entry: entry.path)
+    return Found(sorted(found or alone, key=lambda entry: entry.path), bool(alone))
 
 
-def is_file(place: Spot) -> bool:
-    """Whether a place is one file."""
-    return bool(place.key) and not place.folder and not place.pattern and bool(_alone(place.open(), place))
+def entries(place: Spot, *, skip: Skip | None = None) -> list[Entry]:
+    """As :func:`look`, the files alone."""
+    return look(place, skip=skip).entries
+
+
+def below(place: Spot, *, skip: Skip | None = None) -> list[Entry]:
+    """Every file below a folder, unsorted; none where there is no folder. This package's own are left out."""
+    store = place.open()
+    if skip is not None and isinstance(place.recipe, MountRecipe):
+        store = PosixStore(place.recipe.root, unreadable=skip)
+    own = own_below(place)
+    found = [entry for entry in _listed(store, place) if own is None or not own.match(entry.path)]
+    if place.pattern:
+        wanted = pattern(place.pattern)
+        found = [entry for entry in found if wanted.fullmatch(entry.path)]
+    return found
+
+
+def literal(place: Spot) -> Spot:
+    """The place, or the object of a bucket whose name is the pattern, character by character."""
+    if not place.pattern or not place.is_bucket:
+        return place
+    named = replace(place, key=posixpath.join(place.key, place.pattern), pattern="", folder=False)
+    return named if _alone(named.open(), named) else place
+
+
+def as_target(place: Spot, *, single: bool) -> Spot:
+    """The place that files go to: a folder where one is there, or where it is not one file that goes.
+
+    Raises
+    ------
+    RequestError
+        It is a pattern; a file lies where a folder is needed; or a bucket has both of the name.
+    """
+    if place.pattern:
+        raise RequestError(f"{place.said!r} is a pattern: expected one file or folder to write to")
+    if place.folder:
+        return place
+    store = place.open()
+    alone = bool(_alone(store, place))
+    folder = place.is_bucket and any(patiently(lambda: list(_first(store, place))))
+    if alone and folder:
+        raise _ambiguous(place)
+    if alone and not single:
+        raise RequestError(f"{place.said!r} is a file, and the files of a folder cannot go there: name a folder")
+    return replace(place, folder=folder or not single)
+
+
+def alone_at(place: Spot, key: str) -> Entry | None:
+    """The file of a key, if there is one."""
+    found = _alone(place.open(), replace(place, key=key, folder=False, pattern=""))
+    return found[0] if found else None
 
 
 def pattern(wild: str) -> re.Pattern[str]:
-    """``*`` and ``?`` within a name, ``**`` over folders, ``[…]`` one of some characters."""
+    """``*`` and ``?`` within a name, ``**`` over folders, ``[…]`` one of some characters.
+
+    Raises
+    ------
+    RequestError
+        It cannot be meant: ``[z-a]``.
+    """
     parts = (_translated(part) for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", wild))
-    return re.compile("".join(parts), re.DOTALL)
+    try:
+        return re.compile("".join(parts), re.DOTALL)
+    except re.error as error:
+        raise RequestError(f"{wild!r} is not a pattern ({error}): expected *, ?, ** or [a-z] in it") from error
 
 
 def _translated(part: str) -> str:
@@ -67,7 +142,14 @@ def _translated(part: str) -> str:
     return re.escape(part)
 
 
-def _below(store: Store, place: Spot) -> Iterator[Entry]:
+def _ambiguous(place: Spot) -> RequestError:
+    return RequestError(
+        f"{place.said!r}: the bucket has both an object {place.uri} and a folder of that name: add a slash at the end "
+        "for the folder, or move the object away with the bucket's own tools"
+    )
+
+
+def _listed(store: Store, place: Spot) -> Iterator[Entry]:
     prefix = f"{place.key}/" if place.key else ""
     listed: Iterable[tuple[str, int, str | None]] = patiently(lambda: list(store.tagged(place.key)))
     for key, size, etag in listed:
@@ -76,9 +158,19 @@ def _below(store: Store, place: Spot) -> Iterator[Entry]:
             yield Entry(path, key, size, etag)
 
 
+def _first(store: Store, place: Spot) -> Iterator[str]:
+    """One key below a folder, if there is one: a look, not a listing."""
+    for key, _ in store.list(place.key):
+        if key.startswith(f"{place.key}/"):
+            yield key
+            return
+
+
 def _alone(store: Store, place: Spot) -> list[Entry]:
+    if not place.key or place.folder or place.pattern:
+        return []
     try:
         size = patiently(lambda: store.size(place.key))
+        return [Entry(place.key.rpartition("/")[2], place.key, size, patiently(lambda: store.etag(place.key)))]
     except (ObjectMissingError, IsADirectoryError):
         return []
-    return [Entry(place.key.rpartition("/")[2], place.key, size, patiently(lambda: store.etag(place.key)))]

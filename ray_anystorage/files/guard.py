@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ray_anystorage.checkpoint.ownership import owner_of
 from ray_anystorage.checkpoint.small_files import patiently
+from ray_anystorage.discovery.buckets import address_in
 from ray_anystorage.errors import OutsideArtifactFolderError, RequestError, RunInUseError
 from ray_anystorage.files.entries import Entry
+from ray_anystorage.files.own import is_own
 from ray_anystorage.files.spot import Spot
 from ray_anystorage.policy.request import SPILLED
 from ray_anystorage.settings import Settings
@@ -18,7 +20,7 @@ from ray_anystorage.transfer.open_store import MountRecipe, StoreRecipe
 
 
 def check_delete(place: Spot, found: Iterable[Entry], settings: Settings, *, not_running: bool = False) -> None:
-    """Raise where files may not be deleted.
+    """Raise where files may not be deleted. On disks links are followed: what counts is where a file really lies.
 
     Parameters
     ----------
@@ -30,33 +32,63 @@ def check_delete(place: Spot, found: Iterable[Entry], settings: Settings, *, not
     OutsideArtifactFolderError
         In a bucket, outside of the artifact folder.
     RequestError
-        On a disk, in no tier: the system's own tools are for that.
+        On a disk, in no tier: the system's own tools are for that. Or in this package's own folder there.
     RunInUseError
         In a run that a controller holds.
     """
-    tiers = {location.tier: location.root.rstrip("/") for location in settings.locations}
-    roots = [root for tier, root in tiers.items() if (tier == "artifact") == place.is_bucket]
+    roots = _roots(place, settings)
     homes: set[tuple[str, str]] = set()
-    for entry in found:
-        uri = f"{place.recipe.uri.rstrip('/')}/{entry.key}"
+    for uri in _really(place, found):
         root = next((root for root in roots if uri.startswith(f"{root}/")), None)
         if root is None:
             raise _outside(uri, roots, is_bucket=place.is_bucket)
+        if not place.is_bucket and is_own(uri, settings):
+            raise RequestError(
+                f"{uri} is this package's own (its cache and what it knows of copies) and is not deleted: end the "
+                "runs of this node, then use rm"
+            )
         homes |= {(root, folder) for folder in _above(uri.removeprefix(f"{root}/"))}
     if not not_running:
         _refuse_live(place, homes)
 
 
-def delete(place: Spot, found: Iterable[Entry], settings: Settings) -> None:
-    """Delete files, and on a disk the folders that this leaves empty, but for a tier's own."""
+def delete(place: Spot, found: Sequence[Entry], settings: Settings, *, not_running: bool = False) -> None:
+    """Delete files, and on a disk the folders that this leaves empty, but for a tier's own.
+
+    What :func:`check_delete` raises it raises too: whoever asked before may have waited long since.
+    """
+    check_delete(place, found, settings, not_running=not_running)
     store = place.open()
     patiently(lambda: store.delete([entry.key for entry in found]))
     if isinstance(place.recipe, MountRecipe) and not place.pattern and not place.key:
         kept = {os.path.realpath(location.root) for location in settings.locations}
         for folder, _, _ in os.walk(place.recipe.root, topdown=False):
-            if os.path.realpath(folder) not in kept:
+            path = os.path.realpath(folder)
+            if path not in kept and not is_own(path, settings):
                 with contextlib.suppress(OSError):  # something is in it
                     os.rmdir(folder)
+
+
+def _roots(place: Spot, settings: Settings) -> list[str]:
+    """The tiers' roots that are of the kind of a place, in their normal form."""
+    if isinstance(place.recipe, MountRecipe):
+        return [os.path.realpath(location.root) for location in settings.locations if location.tier != "artifact"]
+    said = [location for location in settings.locations if location.tier == "artifact"]
+    addresses = [address_in(location.root, settings, what=location.source) for location in said]
+    return [address.uri for address in addresses if address.endpoint == place.recipe.address.endpoint]
+
+
+def _really(place: Spot, found: Iterable[Entry]) -> Iterator[str]:
+    """Where files lie: a link to a file is itself what is deleted, one to a folder leads to others' files."""
+    if not isinstance(place.recipe, MountRecipe):
+        yield from (f"{place.recipe.uri.rstrip('/')}/{entry.key}" for entry in found)
+        return
+    folders: dict[str, str] = {}
+    for entry in found:
+        folder, name = os.path.split(os.path.join(place.recipe.root, entry.key))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        yield os.path.join(folders[folder], name)
 
 
 def _outside(uri: str, inside: Sequence[str], *, is_bucket: bool) -> RequestError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.plan import Copy
 from ray_anystorage.files.record import Copied, Record
 from ray_anystorage.files.spot import Spot
+from ray_anystorage.files.unchanged import changed, refuse_changed
 from ray_anystorage.transfer.budget import Cancel
+from ray_anystorage.transfer.disk import sync_directory
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
@@ -48,6 +51,8 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     ------
     StorageError, OSError
         A place fails. What was copied until then is noted, large files under way too.
+    SourceChangedError
+        Files changed while they were copied: what of them is in the target may be of both contents, and is not noted.
     """
     job = _Job(source.open(), target.open(), record, on_progress)
     if isinstance(source.recipe, MountRecipe):
@@ -59,6 +64,7 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     else:
         for batch in _batches(copies):
             job.relay(batch)
+    job.look_again(source, copies)
     return Moved(len(copies), sum(copy.entry.size for copy in copies))
 
 
@@ -72,14 +78,13 @@ class _Job:
         """From a disk to wherever."""
         files = [Outgoing(self._path(self._source, copy.entry.key), copy.key, copy.entry.size) for copy in copies]
         by_key = {copy.key: copy.entry for copy in copies}
-        with self._partial({copy.key: copy.entry.etag or "" for copy in copies}) as under_way:
-            upload(
-                self._target,
-                files,
-                on_progress=self._on_progress,
-                on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
-                partial=under_way,
-            )
+        upload(
+            self._target,
+            files,
+            on_progress=self._on_progress,
+            on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
+            partial=self._partial({copy.key: copy.entry.etag for copy in copies}),
+        )
         self._target.settle()
 
     def fetch(self, copies: Sequence[Copy]) -> None:
@@ -91,8 +96,15 @@ class _Job:
             copy = by_target[file.target]
             self._note(copy.entry, self._target.etag(copy.key))
 
-        with self._partial({copy.entry.key: copy.entry.etag or "" for copy in copies}) as under_way:
-            download(self._source, files, on_progress=self._on_progress, partial=under_way, on_fetched=fetched)
+        download(
+            self._source,
+            files,
+            on_progress=self._on_progress,
+            partial=self._partial({copy.entry.key: copy.entry.etag for copy in copies}),
+            on_fetched=fetched,
+            durable=True,
+        )
+        self._sync_names(by_target)
 
     def copy_there(self, copies: Sequence[Copy]) -> None:
         """Within a bucket, where no byte comes by here."""
@@ -123,8 +135,29 @@ class _Job:
         finally:
             shutil.rmtree(between, ignore_errors=True)
 
-    def _partial(self, source: dict[str, str]) -> Partial:
-        return Partial(os.path.join(self._record.folder, "parts"), source)
+    def look_again(self, source: Spot, copies: Sequence[Copy]) -> None:
+        """Raise where files are not what was to be copied, and forget that they were."""
+        wrong = changed(source, [copy.entry for copy in copies])
+        for entry in wrong:
+            self._record.forget(entry.path)
+        refuse_changed(source, wrong)
+
+    def _partial(self, source: dict[str, str | None]) -> Partial:
+        """The record of large files under way; of those whose etag tells whether they are the ones of before."""
+        marks = {key: etag for key, etag in source.items() if etag is not None}
+        return Partial(os.path.join(self._record.folder, "parts"), marks)
+
+    def _sync_names(self, paths: Iterable[str]) -> None:
+        """Make names durable, those of the folders above too, which may be new."""
+        folders: set[str] = set()
+        for path in paths:
+            folder = os.path.dirname(path)
+            while folder not in folders:
+                folders.add(folder)
+                folder = os.path.dirname(folder)
+        for folder in folders:
+            with contextlib.suppress(PermissionError, FileNotFoundError):  # not made here, or removed meanwhile
+                sync_directory(folder)
 
     def _note(self, entry: Entry, etag: str | None) -> None:
         if entry.etag is not None and etag is not None:

@@ -34,8 +34,13 @@ class Plan:
     """
 
     copies: tuple[Copy, ...]
-    same: tuple[Entry, ...] = ()
+    same: tuple[Copy, ...] = ()
     extra: tuple[Entry, ...] = ()
+
+    @property
+    def whole(self) -> tuple[Copy, ...]:
+        """All that the source has, with where it is or is to be."""
+        return (*self.copies, *self.same)
 
     @property
     def bytes(self) -> int:
@@ -64,15 +69,20 @@ def plan(
         Of the target's folder, or of the target itself where ``whole`` is false and the source is one file.
     by_size
         Take files of one size for the same.
+
+    Raises
+    ------
+    RequestError
+        Two files would have one key, or a file the name of another's folder.
     """
     held = {entry.path: entry for entry in there}
-    copies, same = [], []
+    copies: list[Copy] = []
+    same: list[Copy] = []
     for entry in sources:
-        target = held.get(entry.path)
-        if target is not None and _is_same(entry, target, known.get(entry.path), by_size=by_size):
-            same.append(entry)
-        else:
-            copies.append(Copy(entry, posixpath.join(key, entry.path) if whole else key))
+        target, copy = held.get(entry.path), Copy(entry, posixpath.join(key, entry.path) if whole else key)
+        is_same = target is not None and _is_same(entry, target, known.get(entry.path), by_size=by_size)
+        (same if is_same else copies).append(copy)
+    refuse_clashes(copy.key for copy in (*copies, *same))
     paths = {entry.path for entry in sources}
     return Plan(tuple(copies), tuple(same), tuple(entry for entry in held.values() if entry.path not in paths))
 
@@ -83,6 +93,22 @@ def _is_same(entry: Entry, target: Entry, copied: Copied | None, *, by_size: boo
     if by_size:
         return True
     return copied is not None and (entry.etag, target.etag) == (copied.source, copied.target)
+
+
+def refuse_clashes(keys: Iterable[str]) -> None:
+    """Raise ``RequestError`` where two files would get one key, or one the name of a folder that others lie in."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    for key in keys:
+        if key in files or key.startswith("/") or "//" in key:
+            raise RequestError(f"{key!r} would be written twice, or is no path: copy the files of that name one by one")
+        files.add(key)
+        folder = posixpath.dirname(key)
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = posixpath.dirname(folder)
+    for key in sorted(files & folders):
+        raise RequestError(f"{key!r} would be both a file and a folder: copy {key + '/'!r} to a place of its own")
 
 
 def refuse_overlap(source: str, target: str) -> None:

@@ -5,14 +5,18 @@ A line is a hint. Who relies on it compares the etags with those of now: one tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from ray_anystorage.checkpoint.cache_entry import own_root
 from ray_anystorage.checkpoint.node import current
+from ray_anystorage.errors import CopyUnderWayError
 from ray_anystorage.transfer.digest import chunk_digest
+from ray_anystorage.transfer.locks import locked
 
 _NAME = "files"
 
@@ -44,15 +48,40 @@ class Record:
         os.utime(self.folder)  # one that nobody used for long is removed
         self._path = os.path.join(self.folder, _NAME)
         self.known: Mapping[str, Copied] = self._read()
-        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - until ``close``
+        self._names = f"{source} to {target}"
+        self._file: BinaryIO | None = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While copies are made and noted: no other process on this machine makes them.
+
+        Raises
+        ------
+        CopyUnderWayError
+            One does.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder, wait=False))
+            except BlockingIOError:
+                raise CopyUnderWayError(
+                    f"another copy from {self._names} is going on on this machine: wait for its end, or end it"
+                ) from None
+            self._file = stack.enter_context(open(self._path, "ab", buffering=0))
+            try:
+                yield
+            finally:
+                self._file = None
 
     def note(self, path: str, copied: Copied) -> None:
-        """A file was copied."""
+        """A file was copied; only while it is :meth:`held`."""
+        if self._file is None:
+            raise ValueError(f"the record of copies from {self._names} is not held")
         self._file.write(b"\n" + json.dumps([path, copied.source, copied.target]).encode() + b"\n")
 
-    def close(self) -> None:
-        """Nothing more is to be noted."""
-        self._file.close()
+    def forget(self, path: str) -> None:
+        """What was noted of a file is not so."""
+        self.note(path, Copied("", ""))
 
     def _read(self) -> dict[str, Copied]:
         known: dict[str, Copied] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import dataclass, replace
 
 from ray_anystorage.environment import TIERS, Tier
@@ -14,7 +15,9 @@ from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreR
 from ray_anystorage.transfer.store import Store
 
 WILD = frozenset("*?[")
-_SCHEMES = ("s3://", "gs://", "abfss://")
+_SCHEMES, _ALIASES = ("s3", "gs", "abfss"), ("s3a", "s3n", "gcs")
+# A question mark is a wildcard, but for the one before a query, of which only these names are understood.
+_QUERY = re.compile(r"\?(?:region|endpoint_override|scheme)=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +80,22 @@ def spot(said: str, settings: Settings, *, credentials: str | None = None) -> Sp
     Raises
     ------
     RequestError
-        It leads out of its tier, the tier has no place here, or it cannot be meant.
+        It leads out of its tier, the tier has no place here, its root is not an existing directory, or it cannot be
+        meant.
     CredentialsError
         This process has no credentials for the bucket.
     """
     head, colon, rest = said.partition(":")
-    if said.startswith(_SCHEMES):
-        return _in_bucket(said, said, settings, credentials, None)
+    if said.partition("://")[0].lower() in (*_SCHEMES, *_ALIASES) and "://" in said:
+        return _at_uri(said, settings, credentials)
     if "://" in said:
-        known = ", ".join((*_SCHEMES, *(f"{tier}:" for tier in TIERS)))
+        known = ", ".join((*(f"{scheme}://" for scheme in _SCHEMES), *(f"{tier}:" for tier in TIERS)))
         raise RequestError(f"{said!r}: expected a path, or one that begins with one of {known}")
     if colon and head in TIERS:
         return _in_tier(said, _tier(head), rest, settings, credentials)
     if not said:
         raise RequestError("'' names no place")
-    return _on_disk(said, os.path.abspath(os.path.expanduser(said)), None)
+    return _on_disk(said, os.getcwd(), os.path.expanduser(said), None)
 
 
 def _tier(name: str) -> Tier:
@@ -99,37 +103,77 @@ def _tier(name: str) -> Tier:
 
 
 def _in_tier(said: str, tier: Tier, rest: str, settings: Settings, credentials: str | None) -> Spot:
+    variable = f"RAY_ANYSTORAGE_{tier.upper()}_STORAGE"
     root = next((location.root for location in settings.locations if location.tier == tier), None)
     if root is None:
-        raise RequestError(f"{said!r}: there is no {tier} storage here: set RAY_ANYSTORAGE_{tier.upper()}_STORAGE")
+        raise RequestError(f"{said!r}: there is no {tier} storage here: set {variable}")
     inside = posixpath.normpath(rest.lstrip("/")) if rest.strip("/") else ""
+    inside = "" if inside == "." else inside
     if inside.split("/")[0] == "..":
         raise RequestError(f"{said!r} leads out of {tier} storage ({root})")
-    slash = "/" if rest.endswith("/") or not inside else ""
+    folder = rest.endswith("/") or not inside
     if tier == "artifact":
-        return _in_bucket(said, f"{root}/{inside}{slash}".rstrip("/") + slash, settings, credentials, tier)
-    return _on_disk(said, os.path.join(root, inside), tier, folder=bool(slash))
+        return _in_bucket(said, root, inside, settings, credentials, tier, folder=folder)
+    if not os.path.isdir(root):  # to make it would fill the disk below a mount that is not mounted
+        raise RequestError(
+            f"{said!r}: the root of {tier} storage, {root}, is not an existing directory on this machine: mount or "
+            f"make it, or set {variable} to one that is"
+        )
+    return _on_disk(said, root, inside, tier, folder=folder)
 
 
-def _in_bucket(said: str, uri: str, settings: Settings, credentials: str | None, tier: Tier | None) -> Spot:
-    above, pattern = _split(uri)
-    named = bucket_recipe(above.rstrip("/"), credentials=credentials, what=repr(said), settings=settings)
-    key = named.address.prefix
+def _at_uri(said: str, settings: Settings, credentials: str | None) -> Spot:
+    head, _, rest = said.partition("://")
+    bucket, _, typed = rest.partition("/")
+    bucket, query_of_bucket = _without_query(bucket)
+    typed, query = _without_query(typed)
+    folder = typed.endswith("/") or not typed
+    return _in_bucket(
+        said, f"{head}://{bucket}{query or query_of_bucket}", typed, settings, credentials, None, folder=folder
+    )
+
+
+def _in_bucket(
+    said: str,
+    root: str,
+    typed: str,
+    settings: Settings,
+    credentials: str | None,
+    tier: Tier | None,
+    *,
+    folder: bool,
+) -> Spot:
+    """What was typed below a root, the URI of a folder; wildcards are looked for in what was typed alone."""
+    above, pattern = _split(typed.strip("/"))
+    if not {".", ".."}.isdisjoint(above.split("/")):
+        raise RequestError(f"{said!r} has a '.' or '..' in its folder, which a bucket takes literally: leave it out")
+    named = bucket_recipe(root, credentials=credentials, what=repr(said), settings=settings)
+    key = "/".join(part for part in (named.address.prefix, *above.split("/")) if part)
     whole = replace(named, address=replace(named.address, prefix=""))
-    return Spot(said, whole, key, pattern, uri.endswith("/") or not key, tier)
+    return Spot(said, whole, key, pattern, folder or not key, tier)
 
 
-def _on_disk(said: str, path: str, tier: Tier | None, *, folder: bool = False) -> Spot:
-    above, pattern = _split(path)
-    named = folder or said.endswith("/") or bool(pattern) or os.path.isdir(above)
+def _on_disk(said: str, base: str, typed: str, tier: Tier | None, *, folder: bool = False) -> Spot:
+    """What was typed below a folder, or an absolute path; what is there by that very name is no pattern."""
+    is_there = os.path.lexists(os.path.join(base, typed))
+    above, pattern = (typed, "") if is_there else _split(typed)
+    path = "/" + os.path.abspath(os.path.join(base, above)).lstrip("/")  # POSIX leaves two slashes at the beginning
+    named = folder or said.endswith("/") or bool(pattern) or os.path.isdir(path)
     if named:
-        return Spot(said, MountRecipe(above.rstrip("/") or "/"), "", pattern, True, tier)
-    parent, name = os.path.split(above)
+        return Spot(said, MountRecipe(path), "", pattern, True, tier)
+    parent, name = os.path.split(path)
     return Spot(said, MountRecipe(parent), name, "", False, tier)
+
+
+def _without_query(text: str) -> tuple[str, str]:
+    found = _QUERY.search(text)
+    return (text[: found.start()], text[found.start() :]) if found else (text, "")
 
 
 def _split(path: str) -> tuple[str, str]:
     """The part without wildcards, and the rest."""
     parts = path.split("/")
     wild = next((at for at, part in enumerate(parts) if WILD & set(part)), None)
-    return (path, "") if wild is None else ("/".join(parts[:wild]), "/".join(parts[wild:]))
+    if wild is None:
+        return path, ""
+    return "/".join(parts[:wild]) or path[: path.startswith("/")], "/".join(parts[wild:]).rstrip("/")

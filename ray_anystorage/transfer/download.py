@@ -18,7 +18,7 @@ from ray_anystorage.transfer.pace import Stride
 from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
-from ray_anystorage.transfer.temporary import temporary_beside
+from ray_anystorage.transfer.temporary import is_temporary, temporary_beside
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 
@@ -26,10 +26,15 @@ class Fetching:
     """One call of :func:`ray_anystorage.transfer.engine.download`."""
 
     def __init__(
-        self, session: Session, files: Sequence[Incoming], on_fetched: Callable[[Incoming], None] | None = None
+        self,
+        session: Session,
+        files: Sequence[Incoming],
+        on_fetched: Callable[[Incoming], None] | None = None,
+        *,
+        durable: bool = False,
     ) -> None:
         self._session = session
-        made = (_File(session, file, on_fetched) for file in files)
+        made = (_File(session, file, on_fetched, durable=durable) for file in files)
         self._files = sorted(made, key=lambda file: -file.file.size)
 
     def run(self) -> None:
@@ -52,18 +57,27 @@ class Fetching:
 class _File:
     """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(self, session: Session, file: Incoming, on_fetched: Callable[[Incoming], None] | None) -> None:
+    def __init__(
+        self, session: Session, file: Incoming, on_fetched: Callable[[Incoming], None] | None, *, durable: bool
+    ) -> None:
         check_key(file.key)
         self.file = file
+        self._durable = durable
         self.missing = max(1, chunk_count(file.size))
         self._session = session
         self._on_fetched = on_fetched
-        self._partial = session.partial if file.size > CHUNK_BYTES else None
-        self._temporary = temporary_beside(file.target)
+        partial = session.partial
+        self._partial = (
+            partial if partial is not None and file.size > CHUNK_BYTES and partial.covers(file.key) else None
+        )
+        self._temporary = temporary_beside(file.target) if partial is None else partial.temporary(file.target)
         self._descriptor = -1
         self._chunks: dict[int, str] = {}
         if self._partial is not None:
             self._resume(self._partial)
+        elif partial is not None:  # it was large before, or could be told from others
+            self._discard(partial.useless(file.key))
+            partial.end(file.key)
         self._lock = threading.Lock()
 
     def cut(self, stride: Stride) -> Iterator[Part]:
@@ -113,6 +127,7 @@ class _File:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""
         known = partial.known(self.file.key)
         if known is None or os.path.dirname(known.token) != os.path.dirname(self._temporary):
+            self._discard(known.token if known else partial.useless(self.file.key))
             partial.begin(self.file.key, self._temporary)
             return
         self._temporary = known.token
@@ -130,10 +145,17 @@ class _File:
             self._chunks.popitem()
         self.missing -= len(self._chunks)
 
+    def _discard(self, temporary: str | None) -> None:
+        """Remove what an earlier call fetched and nobody goes on with."""
+        if temporary is not None and is_temporary(os.path.basename(temporary)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(temporary)
+
     def _opened(self) -> int:
         with self._lock:
             if self._descriptor < 0:
-                self._descriptor = _create(self._temporary, again=self._partial is not None)
+                self._descriptor = _create(self._temporary, again=self._session.partial is not None)
+                os.ftruncate(self._descriptor, self.file.size)  # what is there may be of a longer one
                 if self.file.size > CHUNK_BYTES:
                     preallocate(self._descriptor, self.file.size)
             return self._descriptor
@@ -143,6 +165,8 @@ class _File:
         chunks = (chunk for _, chunk in sorted(self._chunks.items()))
         if file.digest is not None and file_digest(file.size, chunks) != file.digest:
             raise mismatch(self._session, file, "the digest of the whole file")
+        if self._durable:
+            os.fsync(self._descriptor)
         os.replace(self._temporary, file.target)
         os.close(self._descriptor)
         self._descriptor = -1

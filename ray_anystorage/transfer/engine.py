@@ -82,6 +82,7 @@ def download(
     patience: Patience | None = None,
     partial: Partial | None = None,
     on_fetched: Callable[[Incoming], None] | None = None,
+    durable: bool = False,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
 
@@ -95,6 +96,9 @@ def download(
         Record of large files under way, by key: what an interrupted call fetched is not fetched again.
     on_fetched
         Called once for each file when its target is there, by any thread.
+    durable
+        Sync each file before it gets its name, so that the name never stands for less after a power cut. The names
+        themselves are for the caller to sync.
 
     Raises
     ------
@@ -110,7 +114,7 @@ def download(
         ``cancel`` was set.
     """
     with _session("fetched", store, budget, cancel, patience, on_progress, partial) as session:
-        Fetching(session, files, on_fetched).run()
+        Fetching(session, files, on_fetched, durable=durable).run()
 
 
 @contextlib.contextmanager

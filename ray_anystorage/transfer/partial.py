@@ -5,14 +5,17 @@ A record is a hint: what it says is compared with what is there, and what differ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
+from typing import Any
 
 from ray_anystorage.transfer.digest import chunk_digest
+from ray_anystorage.transfer.temporary import temporary_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +43,31 @@ class Partial:
         For this transfer alone; made where it does not exist.
     source
         By key, what tells that a file is still the one of before: an etag, or a local file's identity and time. A
-        record of another one is forgotten.
+        record of another one counts for nothing; a file that has no such mark is not recorded.
     """
 
     def __init__(self, folder: str, source: Mapping[str, str]) -> None:
         self._folder, self._source = folder, dict(source)
         self._lock = threading.Lock()
-        self._open: dict[str, int] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._seed = self._seeded()
 
-    def __enter__(self) -> Partial:
-        return self
+    def temporary(self, path: str) -> str:
+        """The name of a file under way, the same for the next call, which so leaves none behind of one that was killed.
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        with self._lock:
-            for descriptor in self._open.values():
-                os.close(descriptor)
-            self._open.clear()
+        It is of this folder alone: whoever writes to the same place from another machine has other names.
+        """
+        return temporary_beside(path, chunk_digest(f"{self._seed}\0{path}".encode("utf-8", "surrogatepass")))
+
+    def covers(self, key: str) -> bool:
+        """Whether a file is recorded."""
+        return key in self._source
 
     def known(self, key: str) -> Begun | None:
         """What was done of a file, where its source is the same as then."""
         begun: Begun | None = None
-        try:
-            with open(self._path(key), encoding="utf-8") as file:
-                lines = file.read().split("\n")
-        except FileNotFoundError:
-            return None
-        for line in lines:
+        for values in self._lines(key):
             try:
-                values = json.loads(line)
                 if "token" in values:
                     begun = Begun(str(values["token"])) if values["source"] == self._source.get(key) else None
                 elif begun is not None:
@@ -76,6 +75,13 @@ class Partial:
             except (ValueError, TypeError, KeyError):  # torn by what ended the last one
                 continue
         return begun
+
+    def useless(self, key: str) -> str | None:
+        """Where the parts of another source's file lie, an upload's id or a temporary file, which is for removing."""
+        begun = [values for values in self._lines(key) if isinstance(values, dict) and "token" in values]
+        if not begun or begun[-1].get("source") == self._source.get(key):
+            return None
+        return str(begun[-1]["token"])
 
     def begin(self, key: str, token: str) -> None:
         """A file is under way anew."""
@@ -88,20 +94,37 @@ class Partial:
 
     def end(self, key: str) -> None:
         """Nothing is left of it to do."""
-        with self._lock:
-            descriptor = self._open.pop(key, None)
-            if descriptor is not None:
-                os.close(descriptor)
-            path = self._path(key)
-            if os.path.exists(path):
-                os.unlink(path)
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(key))
+
+    def _seeded(self) -> str:
+        """What chance gave to this folder when it was first used."""
+        path = os.path.join(self._folder, "seed")
+        with open(path, "a+", encoding="ascii") as file:
+            if file.tell() == 0:
+                file.write(secrets.token_hex(16))
+            file.seek(0)
+            return file.read()
+
+    def _lines(self, key: str) -> Iterator[Any]:
+        try:
+            with open(self._path(key), encoding="utf-8") as file:
+                lines = file.read().split("\n")
+        except FileNotFoundError:
+            return
+        for line in filter(None, lines):
+            with contextlib.suppress(ValueError):  # torn
+                yield json.loads(line)
 
     def _write(self, key: str, values: Mapping[str, object]) -> None:
+        # Closed each time: thousands of large files may be under way, and no more than hundreds open.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with self._lock:
-            if key not in self._open:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._open[key] = os.open(self._path(key), flags, 0o600)
-            os.write(self._open[key], b"\n" + json.dumps(values).encode() + b"\n")  # the line before it may be torn
+            descriptor = os.open(self._path(key), flags, 0o600)
+            try:
+                os.write(descriptor, b"\n" + json.dumps(values).encode() + b"\n")  # the line before it may be torn
+            finally:
+                os.close(descriptor)
 
     def _path(self, key: str) -> str:
         return os.path.join(self._folder, f"{chunk_digest(key.encode('utf-8', 'surrogatepass'))}.parts")

@@ -38,6 +38,8 @@ class PosixStore:
     cancel
         Once it is set a walk ends, and nothing takes its name any more: a write that the mount held until now may be
         older than what others have put there since.
+    unreadable
+        Is told why a walk cannot look into a folder: it raises that, or the walk passes over the folder.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class PosixStore:
         requests: int = _REQUESTS,
         alive: Callable[[], None] = lambda: None,
         cancel: Cancel | None = None,
+        unreadable: Callable[[OSError], None] | None = None,
     ) -> None:
         self.root = os.path.abspath(root)
         self.limits = Limits(
@@ -54,6 +57,7 @@ class PosixStore:
         )
         self.counters = Counters()
         self.alive = alive
+        self._unreadable = unreadable or _raise
         self._cancel = cancel or Cancel()
         self._unsettled: set[str] = set()
         self._clones: bool | None = None
@@ -223,11 +227,15 @@ class PosixStore:
         top = self.path(prefix.strip("/")) if prefix.strip("/") else self.root
         if os.path.isfile(top):
             yield top
-        for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
+        for folder, _, names in os.walk(top, onerror=self._not_walked):
             self._step()
             for name in names:
                 yield os.path.join(folder, name)
                 self._step()
+
+    def _not_walked(self, error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            self._unreadable(error)
 
     def _step(self) -> None:
         self._cancel.check()
@@ -257,6 +265,5 @@ class PosixStore:
         return PosixStore, (self.root,)
 
 
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error
+def _raise(error: OSError) -> None:
+    raise error

@@ -9,9 +9,9 @@ import secrets
 _NAME = re.compile(r"\.anystorage-[0-9a-f]{16}\.part")  # a user's file may begin like one
 
 
-def temporary_beside(path: str) -> str:
-    """A new name in the folder of a file that is to take its place from there."""
-    return os.path.join(os.path.dirname(path), f".anystorage-{secrets.token_hex(8)}.part")
+def temporary_beside(path: str, token: str | None = None) -> str:
+    """A name in the folder of a file that is to take its place from there: a new one, or that of a token in hex."""
+    return os.path.join(os.path.dirname(path), f".anystorage-{(token or secrets.token_hex(8))[:16]}.part")
 
 
 def is_temporary(name: str) -> bool:

@@ -206,7 +206,7 @@ class _File:
 
     def _resumable(self) -> tuple[Partial, ResumableUpload] | None:
         partial = self._session.partial
-        if partial is not None and isinstance(self._upload, ResumableUpload):
+        if partial is not None and partial.covers(self.file.key) and isinstance(self._upload, ResumableUpload):
             return partial, self._upload
         return None
 
@@ -217,8 +217,16 @@ class _File:
             there = self._session.persist(lambda: upload.resume(known.token))
             if there is not None:
                 return {index: done for index, done in known.parts.items() if there.get(index) == done.tag}
+        self._discard_useless(partial)
         partial.begin(self.file.key, self._session.persist(upload.open))
         return {}
+
+    def _discard_useless(self, partial: Partial) -> None:
+        """Take back the upload of what the file was before. A store that fails here keeps it."""
+        token = partial.useless(self.file.key)
+        if token is not None:
+            with contextlib.suppress(StorageError):
+                self._session.store.discard(self.file.key, token)
 
     def _done(self, chunks: tuple[str, ...], etag: str | None) -> None:
         file = self.file
@@ -227,6 +235,7 @@ class _File:
     def _is_stored(self, stored: Stored) -> None:
         self.stored = stored
         if self._session.partial is not None:
+            self._discard_useless(self._session.partial)  # of a file that has become a small one
             self._session.partial.end(self.file.key)
         if self._on_stored is not None:
             self._on_stored(stored)

@@ -78,8 +78,31 @@ class _OfShared(_Tier):
     tier = "shared"
 
 
+# They expect a folder to be gone with the last object below it. SeaweedFS goes on listing one whose objects lay in
+# folders below, whoever deletes them: plain s3fs and boto3 see the same.
+FOLDERS_STAY = {
+    "test_copy_directory_to_existing_directory",
+    "test_copy_directory_to_new_directory",
+    "test_copy_glob_to_existing_directory",
+    "test_copy_glob_to_new_directory",
+    "test_copy_directory_without_files_with_same_name_prefix",
+    "test_put_directory_to_existing_directory",
+    "test_put_directory_to_new_directory",
+    "test_put_glob_to_existing_directory",
+    "test_put_glob_to_new_directory",
+    "test_put_directory_recursive",
+    "test_put_directory_without_files_with_same_name_prefix",
+}
+
+
 class _OfArtifact(_Tier):
     tier = "artifact"
+
+    @pytest.fixture(autouse=True)
+    def folders_stay(self, request: pytest.FixtureRequest) -> None:
+        if request.node.originalname in FOLDERS_STAY:
+            reason = "SeaweedFS lists folders that deleting emptied; plain s3fs fails this test on it, too"
+            request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
 
 
 class TestSharedCopy(_OfShared, AbstractCopyTests): ...
@@ -182,6 +205,20 @@ def test_another_process_finds_its_own_way(site: dict[str, str], tmp_path: Path)
         timeout=60,
     )
     assert done.stdout.strip() == b"b'content'"
+
+
+def test_the_root_of_a_mount_is_never_made(tmp_path: Path) -> None:
+    system = AnyStorageFileSystem("shared")
+    system.pipe_file("folder/a", b"x")
+    (tmp_path / "shared").rename(tmp_path / "gone")
+    with pytest.raises(errors.MountMissingError, match="is not mounted"):
+        system.pipe_file("folder/b", b"x")
+    with pytest.raises(errors.MountMissingError):
+        system.makedirs("folder")
+    AnyStorageFileSystem.clear_instance_cache()
+    with pytest.raises(errors.RequestError, match="is not an existing directory"):
+        AnyStorageFileSystem("shared")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_tier_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
