@@ -80,8 +80,8 @@ class Node:
                 mark.write(b"done")
 
     def forget_old(self) -> None:
-        """Remove what sessions of long ago verified, and what runs of long ago stored."""
-        for folder in (os.path.join(self.folder, "verified"), self.journals):
+        """Remove what sessions of long ago verified, what runs of long ago stored, what was copied long ago."""
+        for folder in (self.journals, *(os.path.join(self.folder, name) for name in ("verified", "copies", "relay"))):
             with contextlib.suppress(FileNotFoundError):
                 for entry in os.scandir(folder):
                     if time.time() - entry.stat().st_mtime > _OLD:

@@ -46,6 +46,7 @@ class Record:
         own_root(root)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         os.utime(self.folder)  # one that nobody used for long is removed
+        current().forget_old()
         self._path = os.path.join(self.folder, _NAME)
         self.known: Mapping[str, Copied] = self._read()
         self._names = f"{source} to {target}"

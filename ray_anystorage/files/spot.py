@@ -61,10 +61,6 @@ class Spot:
         """The store that ``key`` is relative to."""
         return self.recipe.open()
 
-    def child(self, name: str) -> Spot:
-        """A file or folder below it."""
-        return replace(self, key=posixpath.join(self.key, name), pattern="", folder=name.endswith("/"))
-
 
 def spot(said: str, settings: Settings, *, credentials: str | None = None) -> Spot:
     """The place that a person named.
