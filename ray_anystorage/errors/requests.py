@@ -61,7 +61,7 @@ class BenchError(AnyStorageError, RuntimeError):
     """A part of a benchmark failed on a node, or did not end."""
 
 
-class BenchTimeoutError(BenchError, TimeoutError):
+class BenchTimeoutError(BenchError):
     """A part of a benchmark did not end in its time."""
 
 
