@@ -44,7 +44,13 @@ class Site:
     def start(self, *options: str) -> subprocess.Popen[str]:
         command = [PROGRAM, "bench", "--max-bytes=3GB", f"--output={self.folder}/report", *options]
         return subprocess.Popen(
-            command, env=self.env, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self.env,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
         )
 
     def left(self, server: S3Server) -> list[str]:
