@@ -44,30 +44,32 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
 
 
 def _show(changes: tuple[Change, ...], only: dict[str, list[str]]) -> None:
+    from rich.text import Text
+
     from ray_anystorage.cli.tables import plain_table
     from ray_anystorage.cli.text import console, prose
     from ray_anystorage.units import format_size
 
-    table = plain_table()
-    for title in ("Tier", "Shape", "Operation", "By"):
-        table.add_column(title, no_wrap=True)
-    for title in ("Before", "After", "Times as fast", "95 %", ""):
-        table.add_column(title, justify="right", no_wrap=True)
-    for change in changes:
-        low, high = change.ratio.low, change.ratio.high
-        table.add_row(
-            change.tier,
-            change.shape,
-            change.operation + (f" ({change.nodes} nodes)" if change.nodes > 1 else ""),
-            change.path,
-            f"{format_size(int(change.before))}/s",
-            f"{format_size(int(change.after))}/s",
-            f"{change.ratio.mean:.2f}",
-            "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}",
-            change.verdict,
-        )
     out = console()
-    out.print(table)
+    for tier, shape in dict.fromkeys((change.tier, change.shape) for change in changes):
+        out.print(Text(f"{tier}: {shape}", style="bold"))
+        table = plain_table()
+        for title in ("", "By"):
+            table.add_column(title, no_wrap=True)
+        for title in ("Before", "After", "Times as fast", ""):
+            table.add_column(title, justify="right", no_wrap=True)
+        for change in (change for change in changes if (change.tier, change.shape) == (tier, shape)):
+            low, high = change.ratio.low, change.ratio.high
+            within = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+            table.add_row(
+                change.operation.replace(" together", "") + (f" by {change.nodes}" if change.nodes > 1 else ""),
+                "ours" if change.path == "anystorage" else "stock",
+                f"{format_size(int(change.before))}/s",
+                f"{format_size(int(change.after))}/s",
+                f"{change.ratio.mean:.2f}{within}",
+                change.verdict,
+            )
+        out.print(table)
     for which, cells in only.items():
         for cell in cells:
             out.print(prose(f"only in {which}: {cell}", style="default"))
