@@ -20,6 +20,11 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Path = Literal["anystorage", "stock"]
 
 
+def operation_label(operation: str, nodes: int) -> str:
+    """An operation and how many nodes did it, in words that fit a column."""
+    return f"{operation.replace(' together', '')} by {nodes}" if nodes > 1 else operation
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One time that something was done, over all nodes that did it.

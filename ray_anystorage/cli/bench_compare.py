@@ -46,6 +46,7 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
 def _show(changes: tuple[Change, ...], only: dict[str, list[str]]) -> None:
     from rich.text import Text
 
+    from ray_anystorage.bench.results import operation_label
     from ray_anystorage.cli.tables import plain_table
     from ray_anystorage.cli.text import console, prose
     from ray_anystorage.units import format_size
@@ -62,7 +63,7 @@ def _show(changes: tuple[Change, ...], only: dict[str, list[str]]) -> None:
             low, high = change.ratio.low, change.ratio.high
             within = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
             table.add_row(
-                change.operation.replace(" together", "") + (f" by {change.nodes}" if change.nodes > 1 else ""),
+                operation_label(change.operation, change.nodes),
                 "ours" if change.path == "anystorage" else "stock",
                 f"{format_size(int(change.before))}/s",
                 f"{format_size(int(change.after))}/s",

@@ -10,7 +10,7 @@ from rich.text import Text
 from ray_anystorage.bench.limits import TierLimits, Together
 from ray_anystorage.bench.outlook import outlook
 from ray_anystorage.bench.report.words import bounds_in_words, model_in_words, stalls_in_words
-from ray_anystorage.bench.results import BenchReport, Cell, TierFound
+from ray_anystorage.bench.results import BenchReport, Cell, TierFound, operation_label
 from ray_anystorage.bench.wanted import Wanted
 from ray_anystorage.cli.tables import plain_table
 from ray_anystorage.cli.text import console, prose
@@ -93,7 +93,7 @@ def _tables(cells: Sequence[Cell]) -> Iterable[Text | Table]:
 def _row(cell: Cell) -> tuple[str, ...]:
     memory, requests = cell.memory, [run.requests for run in cell.runs if run.requests is not None]
     return (
-        operation_of(cell),
+        operation_label(cell.operation, cell.nodes),
         "ours" if cell.path == "anystorage" else "stock",
         format_seconds(cell.seconds.mean),
         noise(cell),
@@ -103,11 +103,6 @@ def _row(cell: Cell) -> tuple[str, ...]:
         format_size(memory) if memory is not None else "-",
         f"{sum(requests) / len(requests):,.0f}" if requests else "-",
     )
-
-
-def operation_of(cell: Cell) -> str:
-    """In words that fit a column."""
-    return f"{cell.operation.replace(' together', '')} by {cell.nodes}" if cell.nodes > 1 else cell.operation
 
 
 def noise(cell: Cell) -> str:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.small_files import patiently
@@ -32,14 +31,7 @@ _BATCH_BYTES = 4 << 30  # that lie on the local disk at once, on the way from on
 _COPIES = 32  # at once, on the store's own side
 
 
-class Moved(NamedTuple):
-    """How much was copied."""
-
-    files: int
-    bytes: int
-
-
-def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_progress: Progress) -> Moved:
+def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_progress: Progress) -> None:
     """Copy files; each appears whole in the target, or not at all, and is noted in the record.
 
     Parameters
@@ -65,7 +57,6 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
         for batch in _batches(copies):
             job.relay(batch)
     job.look_again(source, copies)
-    return Moved(len(copies), sum(copy.entry.size for copy in copies))
 
 
 class _Job:

@@ -97,11 +97,10 @@ def test_mv_keeps_what_changed_meanwhile(
 def test_mv_looks_directly_before_it_deletes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = moving.copy
 
-    def copy_and_change(*given: Any) -> Any:
-        moved = copy(*given)
+    def copy_and_change(*given: Any) -> None:
+        copy(*given)
         (site / "shared" / "data" / "a.bin").write_bytes(b"new")
         (site / "cluster" / "data" / "sub" / "c.txt").unlink()
-        return moved
 
     monkeypatch.setattr(moving, "copy", copy_and_change)
     refused(1, "a.bin, sub/c.txt changed since they were listed, or", "mv", "shared:data", "cluster:data")

@@ -9,7 +9,7 @@ from ray_anystorage.bench.report.charts import Group, Row, Segment, bars
 from ray_anystorage.bench.report.style import STYLE
 from ray_anystorage.bench.report.tables import cells_table, latency_table, nodes_table
 from ray_anystorage.bench.report.words import bounds_in_words, model_in_words, stalls_in_words
-from ray_anystorage.bench.results import OPERATIONS, BenchReport, Cell, TierFound
+from ray_anystorage.bench.results import OPERATIONS, BenchReport, Cell, TierFound, operation_label
 from ray_anystorage.units import format_seconds, format_size
 
 _NAMES = {"anystorage": "ours", "stock": "stock Ray"}
@@ -104,7 +104,7 @@ def _throughput(cells: Sequence[Cell]) -> Iterator[Group]:
             low, high = cell.seconds.low, cell.seconds.high
             rows.append(
                 Row(
-                    label=f"{_operation(cell)}, {_NAMES[cell.path]}",
+                    label=f"{operation_label(cell.operation, cell.nodes)}, {_NAMES[cell.path]}",
                     segments=(Segment(0.0, cell.rate, _KINDS[cell.path], cell.why),),
                     shown=f"{format_size(int(cell.rate))}/s",
                     low=cell.moved / high if high else None,
@@ -120,7 +120,7 @@ def _shares(cells: Sequence[Cell]) -> Iterator[Group]:
     for shape, own in _by_shape(cells):
         rows = tuple(
             Row(
-                f"{_operation(cell)}, {_NAMES[cell.path]}",
+                f"{operation_label(cell.operation, cell.nodes)}, {_NAMES[cell.path]}",
                 (Segment(0.0, cell.share, _KINDS[cell.path], cell.why),),
                 f"{cell.share:.0%} ({cell.bound})" if cell.path == "anystorage" else f"{cell.share:.0%}",
                 mark=1.0,
@@ -184,10 +184,6 @@ def _end(report: BenchReport) -> Iterator[str]:
 def _list(lines: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if items else ""
-
-
-def _operation(cell: Cell) -> str:
-    return f"{cell.operation.replace(' together', '')} by {cell.nodes}" if cell.nodes > 1 else cell.operation
 
 
 def _by_shape(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
