@@ -37,12 +37,21 @@ _PROGRAM = "import sys; from ray_anystorage.cli.main import main; main(sys.argv[
 @click.option("--link", metavar="RATE", default="25MB", show_default=True, help="Of each host, in bytes per second.")
 @click.option("--throttle", type=click.IntRange(0, 90), default=0, show_default=True, help="Of 100, so many get 503.")
 @click.option("--budget", default="6m", show_default=True)
+@click.option("--disk", metavar="SIZE", default="2g", show_default=True, help="Of each host, in memory, as mount(8).")
 @click.option("--shape", "shapes", multiple=True, default=("dense-7b", "small-files"), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=3), default=3, show_default=True)
 @click.option("--stock/--no-stock", default=True, show_default=True)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
 def main(
-    count: int, link: str, throttle: int, budget: str, shapes: tuple[str, ...], rounds: int, stock: bool, results: Path
+    count: int,
+    link: str,
+    throttle: int,
+    budget: str,
+    disk: str,
+    shapes: tuple[str, ...],
+    rounds: int,
+    stock: bool,
+    results: Path,
 ) -> None:
     name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-lab{'-throttled' if throttle else ''}"
     options = [f"--budget={budget}", f"--rounds={rounds}", *(f"--shape={shape}" for shape in shapes)]
@@ -55,7 +64,7 @@ def main(
         store = stack.enter_context(
             far_store.running(target, round_trip=FAR.round_trip, rate=FAR.rate, host=lab.gateway)
         )
-        lab.start(*range(1, count + 1), disk="2g")
+        lab.start(*range(1, count + 1), disk=disk)
         for host in lab.hosts.values():
             host.shape(parse_size(link))
         before = store.counts()

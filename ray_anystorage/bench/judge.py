@@ -26,6 +26,8 @@ class Limits:
     ----------
     node, tier
         Of one node that has it to itself.
+    sharing
+        Nodes that are on the same machine, and share its cores when all do the same at once.
     is_bucket
         Or else a mount.
     together
@@ -36,6 +38,11 @@ class Limits:
     tier: TierLimits
     is_bucket: bool
     together: Together | None = None
+    sharing: int = 1
+
+    def cores(self, nodes: int) -> float:
+        """Of a node, where so many are at work."""
+        return self.node.cores / min(nodes, self.sharing)
 
     def transfer(self, sizes: Sequence[int], *, reading: bool, nodes: int = 1) -> Transfer:
         """What a node's files would take, saved or restored by so many nodes at once."""
@@ -64,7 +71,9 @@ class Limits:
             writes=objects,
             reads=objects,
             cpu_per_byte=1 / self.node.hashing,
-            cores=self.node.cores,
+            cpu_per_file=self.node.file_restore if reading else self.node.file_save,
+            cores=self.cores(nodes),
+            shared_cores=direction.objects_busy >= _BUSY,
         )
 
     def _round_trip(self, *, reading: bool) -> float:

@@ -9,10 +9,21 @@ from typing import Any, Literal, get_args
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step up a ladder of connections: how many at once, and bytes (or objects) per second by all of them."""
+    """One step up a ladder of connections.
+
+    Attributes
+    ----------
+    connections
+        At once.
+    rate
+        Bytes, or objects, per second by all of them.
+    busy
+        Share of the node's cores that anybody used meanwhile; 0 where the system does not say.
+    """
 
     connections: int
     rate: float
+    busy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +36,13 @@ class Direction:
         By number of connections, the fewest first.
     objects
         Small objects per second, over as many connections as help.
+    objects_busy
+        Share of the node's cores that anybody used meanwhile.
     """
 
     rungs: tuple[Rung, ...]
     objects: float
+    objects_busy: float = 0.0
 
     @property
     def best(self) -> Rung:
@@ -66,7 +80,7 @@ class TierLimits:
         """From what ``dataclasses.asdict`` made of one."""
 
         def direction(values: Mapping[str, Any]) -> Direction:
-            return Direction(tuple(Rung(**rung) for rung in values["rungs"]), values["objects"])
+            return Direction(**{**values, "rungs": tuple(Rung(**rung) for rung in values["rungs"])})
 
         rest = {name: said[name] for name in ("object_bytes", "latency", "direct")}
         return cls(direction(said["write"]), direction(said["read"]), **rest)
@@ -88,8 +102,20 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
-    """What a node itself can do: cores that this process may use, and bytes per second of one of them."""
+    """What a node itself can do.
+
+    Attributes
+    ----------
+    cores
+        That this process may use.
+    memory_copy, hashing
+        Bytes per second of one of them.
+    file_save, file_restore
+        Seconds of CPU that this package takes for each small file, beside what its request takes.
+    """
 
     cores: float
     memory_copy: float
     hashing: float
+    file_save: float = 0.0
+    file_restore: float = 0.0

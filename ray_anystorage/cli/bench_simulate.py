@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--disk-read", metavar="RATE", help="Of a node's local disk; no limit unless said.")
 @click.option("--disk-write", metavar="RATE", help="Of a node's local disk; no limit unless said.")
 @click.option("--cpu-per-gib", metavar="TIME", help="Of the client for each GiB; none unless said.")
+@click.option("--cpu-per-file", metavar="TIME", help="Of the client for each small file or part; none unless said.")
 @click.option("--cores", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="For the client.")
 @click.option("--mtbf", metavar="TIME", help="Mean time between failures of one node: 5y. None fails unless said.")
 @click.option("--restart", metavar="TIME", default="2m", show_default=True, help="From a failure to the restore.")
@@ -68,6 +69,7 @@ def _site(said: dict[str, Any]) -> Site:
     from ray_anystorage.units import parse_seconds
 
     cpu = parse_seconds(said["cpu_per_gib"], what="--cpu-per-gib") if said["cpu_per_gib"] else 0.0
+    per_file = parse_seconds(said["cpu_per_file"], what="--cpu-per-file") if said["cpu_per_file"] else 0.0
     return Site(
         nodes=said["nodes"],
         link=_rate(said, "link"),
@@ -79,6 +81,7 @@ def _site(said: dict[str, Any]) -> Site:
         disk_read=_rate(said, "disk_read"),
         disk_write=_rate(said, "disk_write"),
         cpu_per_byte=cpu / (1 << 30),
+        cpu_per_file=per_file,
         cores=said["cores"],
     )
 

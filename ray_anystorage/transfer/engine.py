@@ -17,6 +17,8 @@ from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.upload import Sending
 
+_SMALL_BYTES = 1 << 20  # of a file, at most: a request for it is mostly waiting, and takes hardly any memory
+
 
 def upload(
     store: Store,
@@ -68,6 +70,7 @@ def upload(
     TransferCancelledError
         ``cancel`` was set.
     """
+    budget = budget or _budget(store, files)
     with _session("sent", store, budget, cancel, patience, on_progress, partial) as session:
         return Sending(session, files, on_stored).run(already)
 
@@ -113,22 +116,30 @@ def download(
     TransferCancelledError
         ``cancel`` was set.
     """
+    budget = budget or _budget(store, files)
     with _session("fetched", store, budget, cancel, patience, on_progress, partial) as session:
         Fetching(session, files, on_fetched, durable=durable).run()
+
+
+def _budget(store: Store, files: Sequence[Outgoing] | Sequence[Incoming]) -> Budget:
+    """Small files may have all requests at once, with no trial whether more of them help."""
+    requests = store.limits.requests
+    if all(file.size <= _SMALL_BYTES for file in files):
+        return Budget(requests=requests, first_requests=requests)
+    return Budget(requests=requests)
 
 
 @contextlib.contextmanager
 def _session(
     direction: Literal["sent", "fetched"],
     store: Store,
-    budget: Budget | None,
+    budget: Budget,
     cancel: Cancel | None,
     patience: Patience | None,
     on_progress: Callable[[int], None] | None,
     partial: Partial | None,
 ) -> Iterator[Session]:
     """What the parts of a call share; how it went is told when it ends."""
-    budget = budget or Budget(requests=store.limits.requests)
     start, retries, cuts, moved, failed = time.monotonic(), budget.retries, budget.cuts, 0, True
 
     def progress(size: int) -> None:

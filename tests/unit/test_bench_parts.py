@@ -125,6 +125,33 @@ def test_an_unknown_shape_is_named_with_those_that_are_known() -> None:
         shapes_of(("dense",))
 
 
+@pytest.mark.parametrize("reading", [False, True])
+def test_what_the_package_does_for_each_file_is_expected_but_no_limit(reading: bool) -> None:
+    own = replace(BUCKET, node=replace(NODE, file_save=0.004, file_restore=0.002))
+    before, after = (limits.transfer([4096] * 1000, reading=reading) for limits in (BUCKET, own))
+    assert after.seconds == before.seconds, "the store is slower, and both go on at the same time"
+    assert after.shares == before.shares
+    much = replace(BUCKET, node=replace(NODE, file_save=0.04, file_restore=0.02))
+    each = 0.02 if reading else 0.04
+    rounds = before.seconds - before.least
+    found = much.transfer([4096] * 1000, reading=reading)
+    hashing = 1000 * 4096 / NODE.hashing
+    assert found.seconds == pytest.approx((1000 * each + hashing / 1) / NODE.cores + rounds, rel=1e-3)
+    assert found.least == before.least
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_where_the_store_takes_the_same_cores_it_comes_on_top(nodes: int) -> None:
+    write = replace(BUCKET.tier.write, objects_busy=0.95)
+    node = replace(NODE, file_save=0.001)
+    busy = replace(BUCKET, tier=replace(BUCKET.tier, write=write), node=node, together=TOGETHER, sharing=2)
+    idle = replace(BUCKET, node=node, together=TOGETHER, sharing=2)
+    found, before = (limits.transfer([4096] * 1000, reading=False, nodes=nodes) for limits in (busy, idle))
+    assert found.least == before.least
+    own = 1000 * 0.001 / (NODE.cores / nodes)  # both nodes are on one machine
+    assert found.seconds == pytest.approx(before.seconds + own)
+
+
 @pytest.mark.parametrize(
     ("limits", "sizes", "seconds", "bound"),
     [

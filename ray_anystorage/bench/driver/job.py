@@ -158,8 +158,7 @@ class Job:
         together = self._at_once(tier, members, best, most) if len(members) > 1 and self._is_shared(tier) else None
         node = NodeLimits(**self._facts[str(members[0])]["limits"])
         sharing = sum(self._host(member) == self._host(members[0]) for member in members)
-        node = replace(node, cores=node.cores / sharing)
-        return Limits(node, found[str(members[0])], self._tiers[tier].is_bucket, together)
+        return Limits(node, found[str(members[0])], self._tiers[tier].is_bucket, together, sharing)
 
     def _at_once(self, tier: str, members: Sequence[Member], best: tuple[int, int], most: int) -> Together:
         """What all nodes get at once, one kind of request after the other, so that none meets another's."""

@@ -191,7 +191,7 @@ class Match:
         if operation == "restore warm":
             return cell
         cpu = sum(run.cpu for run in runs) / len(runs)
-        found = judge(limit, cell.seconds.mean, cpu, self._limits.node.cores)
+        found = judge(limit, cell.seconds.mean, cpu, self._limits.cores(nodes))
         return replace(
             cell,
             limit=limit.least,

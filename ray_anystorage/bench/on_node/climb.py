@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ray_anystorage.bench.limits import Rung
+from ray_anystorage.bench.on_node.cores import Busy
 
 STEP = 0.5  # seconds of one step at least
 _HELPS = 1.1  # times as much by twice as many threads: less, twice in a row, and the ladder ends
@@ -55,7 +56,9 @@ def climb(
         if rungs and not may(2 * count):
             break
         start = time.perf_counter()
-        rungs.append(Rung(count, step(request, count, STEP)))
+        busy = Busy()
+        rate = step(request, count, STEP)
+        rungs.append(Rung(count, rate, busy.share()))
         if time.perf_counter() - start > _LONG:  # the link is full: more would only take longer
             break
         if len(rungs) > 2 and rungs[-1].rate < rungs[-3].rate * _HELPS and rungs[-2].rate < rungs[-3].rate * _HELPS:

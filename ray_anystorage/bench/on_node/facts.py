@@ -30,7 +30,7 @@ def facts(environment: Environment, places: Mapping[str, BenchPlace], own: str, 
         "host": socket.gethostname(),
         "cpu": _cpu(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "limits": asdict(node_limits()),
+        "limits": asdict(node_limits(own)),
         "device": os.stat(own).st_dev,
         "cache": read_settings().cache_share > 0,
         "tiers": {

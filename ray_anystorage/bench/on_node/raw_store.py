@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from ray_anystorage.bench.limits import Direction, Phase, TierLimits
+from ray_anystorage.bench.limits import Direction, Phase, Rung, TierLimits
 from ray_anystorage.bench.noise import percentiles
 from ray_anystorage.bench.on_node.climb import Counts, climb, step, times
 from ray_anystorage.checkpoint.small_files import patiently
@@ -54,8 +54,11 @@ def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) 
     there = writes[-1].connections
     reads = climb(get, counts.read)
     latency = _latencies(store, folder, size)
-    objects = _small_objects(store, folder, counts)
-    return TierLimits(Direction(writes, objects["put"]), Direction(reads, objects["get"]), size, latency, direct=None)
+    small = _small_objects(store, folder, counts)
+    directions = [
+        Direction(rungs, small[name].rate, small[name].busy) for rungs, name in ((writes, "put"), (reads, "get"))
+    ]
+    return TierLimits(*directions, size, latency, direct=None)
 
 
 def store_at_once(store: Store, folder: str, counts: Counts, phase: Phase, most_bytes: int) -> float:
@@ -68,7 +71,7 @@ def store_at_once(store: Store, folder: str, counts: Counts, phase: Phase, most_
     """
     writing = max(1, min(counts.write[-1], most_bytes // (_TOGETHER_EACH * CHUNK_BYTES)))
     if phase in ("small_writes", "small_reads"):
-        return _small_objects(store, folder, counts)["put" if phase == "small_writes" else "get"]
+        return _small_objects(store, folder, counts)["put" if phase == "small_writes" else "get"].rate
     data = os.urandom(CHUNK_BYTES)
 
     def put(thread: int) -> int:
@@ -101,7 +104,7 @@ def _latencies(store: Store, folder: str, size: int) -> dict[str, dict[str, floa
     return {name: percentiles(times(partial(patiently, action))) for name, action in actions.items()}
 
 
-def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, float]:
+def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, Rung]:
     """Objects per second over as many connections as help."""
     data = os.urandom(_SMALL)
 
@@ -116,7 +119,7 @@ def _small_objects(store: Store, folder: str, counts: Counts) -> dict[str, float
     puts = climb(put, counts.small)
     there = puts[-1].connections
     rungs = {"put": puts, "get": climb(get, counts.small)}
-    return {name: max(rung.rate for rung in climbed) for name, climbed in rungs.items()}
+    return {name: max(climbed, key=lambda rung: rung.rate) for name, climbed in rungs.items()}
 
 
 class _Allowance:
