@@ -73,8 +73,9 @@ class Player:
 class Match:
     """The cells of one place and shape."""
 
-    def __init__(self, stage: Stage, place: Place, shape: Shape, rounds: int) -> None:
+    def __init__(self, stage: Stage, place: Place, shape: Shape, rounds: int, *, restores: bool = True) -> None:
         self._stage, self._place, self._shape, self._rounds = stage, place, shape, rounds
+        self._restoring = restores
         self._source = stage.work / "source"
         self._chance = random.Random(2)  # noqa: S311 - the order of turns, the same in every session
 
@@ -90,6 +91,8 @@ class Match:
                 runs = [stack.enter_context(self._run(name, target, listener)) for name in _BOTH]
                 players = self._players(listener, runs)
                 yield self._cell("report", target, players, lambda name: self._save(players[name]))
+                if not self._restoring:
+                    return
                 sums = {name: list(value) for name, value in checksums(self._source).items()}
                 yield from self._restores(target, listener, runs, players, sums)
                 for run in runs:
@@ -134,6 +137,7 @@ class Match:
         cell = Cell(self._place, operation, self._shape, contestants, target.connections)
         for name in players:
             play(name)  # warm
+        self._stage.reclaim()  # or the server begins another volume in the first round, which takes it a second
         turns: dict[str, Callable[[], Run]] = {name: lambda name=name: play(name) for name in players}  # type: ignore[misc]
         turns[clients.PLAIN] = lambda: self._ceiling(operation, target)
         for number in range(self._rounds):
@@ -208,8 +212,16 @@ def _address() -> str:
 @click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
 @click.option("--shape", "wanted", multiple=True, help="Only shapes whose name starts so, such as '512 x'.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Pairs per cell; 7 unless told, 3 with --quick.")
+@click.option("--restores/--no-restores", default=True, show_default=True)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
-def main(quick: bool, places: tuple[str, ...], wanted: tuple[str, ...], rounds: int | None, results: Path) -> None:
+def main(
+    quick: bool,
+    places: tuple[str, ...],
+    wanted: tuple[str, ...],
+    rounds: int | None,
+    restores: bool,
+    results: Path,
+) -> None:
     console = Console(width=170)
     report: Figures = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine.describe(None), "cells": []}
     path = results / f"{time.strftime('%Y-%m-%d-%H%M%S')}-through-ray{'-quick' if quick else ''}.json"
@@ -219,7 +231,8 @@ def main(quick: bool, places: tuple[str, ...], wanted: tuple[str, ...], rounds: 
             for shape in shapes.shapes(place, quick=quick):
                 if wanted and not str(shape).startswith(wanted):
                     continue
-                for cell in Match(stage, place, shape, rounds or (_QUICK_ROUNDS if quick else _ROUNDS)).cells():
+                pairs = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+                for cell in Match(stage, place, shape, pairs, restores=restores).cells():
                     report["cells"].append(figures(cell))
                     table.show(report["cells"][-1], console)
                     path.write_text(json.dumps(report, indent=1))

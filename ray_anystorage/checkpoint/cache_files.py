@@ -32,13 +32,12 @@ class CachedFile:
 def link_file(source: str, file: CachedFile, target: str, temporary: str) -> Record | None:
     """Give a user's file a second name in the entry; ``None``, with a line in the log, where that cannot be."""
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.link(os.path.realpath(source), temporary)
+        os.link(os.path.realpath(source) if os.path.islink(source) else source, temporary)
         try:
             status = os.lstat(temporary)
             if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
                 raise OSError(errno.EINVAL, f"it is no file of {file.size} bytes any more", source)
-            os.replace(temporary, target)
+            _rename(temporary, target)
         finally:
             with contextlib.suppress(FileNotFoundError):  # a rename to a name of the same file leaves both
                 os.unlink(temporary)
@@ -46,6 +45,15 @@ def link_file(source: str, file: CachedFile, target: str, temporary: str) -> Rec
     except OSError as error:
         logger.debug("%s is not linked into the node's cache: %s", source, error)
         return None
+
+
+def _rename(temporary: str, target: str) -> None:
+    """Move a file to its place; the folders above are made where they are missing, which few files meet."""
+    try:
+        os.replace(temporary, target)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.replace(temporary, target)
 
 
 def make_own(target: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -287,10 +286,7 @@ class Saver:
             return
         name = job.part.checkpoint
         sources = {f"{name}/{file.path}": file for file in data_of(job.tree)}
-        files = [
-            (os.path.realpath(sources[s.key].source), CachedFile(sources[s.key].path, s.size, s.digest, s.chunks))
-            for s in stored
-        ]
+        files = [(sources[s.key].source, CachedFile(sources[s.key].path, s.size, s.digest, s.chunks)) for s in stored]
         try:
             entry = self._entry(self.cache, job.part)
             with self.cache.room(entry, sum(s.size for s in stored)) as has_room:
