@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,13 +31,27 @@ from ray_anystorage.tier_filesystem import AnyStorageFileSystem
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
 
 
+@pytest.fixture(scope="module")
+def many_tests_bucket(s3_server: S3Server) -> str:
+    """One for all of fsspec's tests: a new bucket takes the server longer than most of them."""
+    return s3_server.make_bucket()
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, many_tests_bucket: str, tmp_path: Path) -> str:
+    """A folder of its own for each of fsspec's tests, and a bucket of its own for each of the others."""
+    if request.cls is not None:
+        return f"{many_tests_bucket}/{tmp_path.name}-{secrets.token_hex(4)}"
+    return f"{request.getfixturevalue('bucket')}/team"
+
+
 @pytest.fixture(autouse=True)
-def site(tmp_path: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def site(tmp_path: Path, s3_server: S3Server, folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     leave_clean(monkeypatch)
     (tmp_path / "shared").mkdir()
     env = {
         **s3_server.env(),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team",
+        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{folder}",
         "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
         "RAY_ANYSTORAGE_SHARED_STORAGE": str(tmp_path / "shared"),
