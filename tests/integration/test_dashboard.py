@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
 from ray_anystorage.testing.s3_server import S3Server
-from tests.harness.mounts import cannot
-from tests.harness.ray_cluster import QUIET, RayCluster, started_head
+from tests.harness.dashboard import cluster, dashboard_parts, dashboard_url
+from tests.harness.ray_cluster import QUIET, RayCluster
 from tests.integration.test_broker import files_that_hold, running, site
 
-__all__ = ["site"]
+__all__ = ["cluster", "dashboard_parts", "site"]
 pytestmark = [pytest.mark.needs_ray, pytest.mark.soak]
 
 # As `ray list …`, the dashboard's pages and Ray Train's tab ask.
@@ -27,28 +21,6 @@ STATE = ("actors", "jobs", "nodes", "objects", "placement_groups", "runtime_envs
 PAGES = ("/logical/actors", "/nodes?view=details", "/nodes?view=summary", "/api/jobs/", "/api/train/v2/runs/v1",
          "/api/cluster_status", *(f"/api/v0/{what}?detail=1&limit=1000" for what in STATE))  # fmt: skip
 MUST_ANSWER = {f"/api/v0/{what}?detail=1&limit=1000" for what in ("actors", "tasks", "workers")} | {"/logical/actors"}
-
-
-@pytest.fixture(scope="module")
-def dashboard_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``ray[default]`` has beside ``ray``, in a folder of its own: with it in place every test would start one."""
-    target = tmp_path_factory.mktemp("dashboard-parts")
-    lines = [line for line in requires("ray") or () if re.search(r"extra == .default.", line)]
-    names = [line.partition(";")[0].strip() for line in lines]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        cannot(f"pip does not get what ray[default] needs: {done.stderr[-500:]}")
-    return target
-
-
-@pytest.fixture
-def cluster(dashboard_parts: Path) -> Iterator[RayCluster]:
-    """A cluster of this test's own, with a dashboard."""
-    directory = Path(tempfile.mkdtemp(prefix="anydash-", dir="/tmp"))
-    env = {"PYTHONPATH": str(dashboard_parts), "RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
-    with started_head(directory, "--include-dashboard=true", "--dashboard-port=0", env=env) as address:
-        yield RayCluster(address, directory)
 
 
 def ask(url: str) -> bytes | None:
@@ -67,13 +39,11 @@ def test_a_secret_is_in_no_answer_of_the_dashboard(
 ) -> None:
     site["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"
     with running(cluster, site, tmp_path, bucket) as driver:
-        (log,) = (cluster.directory / "session_latest" / "logs").glob("dashboard.log")
-        url = re.search(r"https?://[\d.]+:\d+", (cluster.directory / "start.log").read_text())
-        assert url, (cluster.directory / "start.log").read_text() + log.read_text()
-        answers = {page: ask(url[0] + page) for page in PAGES}
+        url = dashboard_url(cluster)
+        answers = {page: ask(url + page) for page in PAGES}
         (tmp_path / "go").touch()
         driver.wait(90)
-        answers |= {f"{page} afterwards": ask(url[0] + page) for page in PAGES}
+        answers |= {f"{page} afterwards": ask(url + page) for page in PAGES}
     assert driver.returncode == 0, (tmp_path / "out").read_text()[-5000:]
     said = {page: answer for page, answer in answers.items() if answer is not None}
     assert said.keys() >= MUST_ANSWER, {page: answer and answer[:200] for page, answer in answers.items()}
