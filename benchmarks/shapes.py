@@ -49,6 +49,7 @@ DIRECTORY = Place("directory", is_bucket=False)
 PLACES = (LOOPBACK, FAR, DIRECTORY)
 
 FULL = (Shape(1, GiB), Shape(8, 256 * MiB), Shape(512, 256 * KiB), Shape(5000, 4 * KiB))
+COPIED = (Shape(5000, 4 * KiB), Shape(1, 4 * GiB))
 QUICK = (Shape(1, 256 * MiB), Shape(128, 256 * KiB))
 
 

@@ -31,6 +31,7 @@ _ROUNDS, _QUICK_ROUNDS = 7, 3
 
 @click.command(help=__doc__)
 @click.option("--quick", is_flag=True, help="Two small shapes, three rounds.")
+@click.option("--copies", is_flag=True, help="Files, by ray-anystorage cp and other commands, on the far store.")
 @click.option("--latest", is_flag=True, help="Also keep the picture as latest.svg, which the README shows.")
 @click.option("--place", "places", type=click.Choice(_NAMES), multiple=True, help="Only here; may be repeated.")
 @click.option("--operation", "operations", type=click.Choice(_OPERATIONS), multiple=True, help="Only this one.")
@@ -48,6 +49,7 @@ _ROUNDS, _QUICK_ROUNDS = 7, 3
 )
 def main(
     quick: bool,
+    copies: bool,
     latest: bool,
     places: tuple[str, ...],
     operations: tuple[str, ...],
@@ -61,14 +63,16 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server is ended as well
     console = Console(width=170)
     report = json.loads(onto.read_text()) if onto else _new_report(mount)
-    path = onto or results / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-quick' if quick else ''}.json"
+    path = (
+        onto or results / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-quick' if quick else '-copies' if copies else ''}.json"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     with staged(mount) as stage:
-        for place in (place for place in shapes.PLACES if place.name in (places or _NAMES)):
-            there = clients.competitors(bucket=place.is_bucket)
+        for place in _places(places, copies=copies):
+            there = clients.COPIERS if copies else clients.competitors(bucket=place.is_bucket)
             chosen = [name for name in there if not names or name in (*names, clients.STOCK)]
-            for shape in shapes.shapes(place, quick=quick):
+            for shape in shapes.COPIED if copies else shapes.shapes(place, quick=quick):
                 left = tuple(name for name in operations or _OPERATIONS if not _has(report, place, name, shape))
                 if not left or (wanted and not str(shape).startswith(wanted)):
                     continue
@@ -83,6 +87,11 @@ def main(
         if latest:
             shutil.copyfile(path.with_suffix(".svg"), results / "latest.svg")
     console.print(f"figures: {path}")
+
+
+def _places(wanted: tuple[str, ...], *, copies: bool) -> list[shapes.Place]:
+    there = (shapes.FAR,) if copies else shapes.PLACES
+    return [place for place in there if place.name in (wanted or _NAMES)]
 
 
 def _new_report(mount: Path | None) -> Figures:

@@ -9,6 +9,7 @@ BUCKET = (
     *("multi_storage", "rclone"),
 )
 DIRECTORY = ("ray_stock", "ray_stock_synced", "obstore_plain")
+COPIERS = ("s3fs_client", "s5cmd", "rclone", "anystorage_cp")  # of files, as people do it
 SAVES_ONLY = {"ray_stock_synced"}
 OURS = "anystorage"
 STOCK = "ray_stock"
