@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ray_anystorage.checkpoint.contents import Contents, StoredFile
 from ray_anystorage.checkpoint.opened import Located, Opened
 from ray_anystorage.checkpoint.small_files import parsed, patiently, read
+from ray_anystorage.environment import TIERS
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -146,6 +147,9 @@ def folder_of(place: str | os.PathLike[str]) -> Folder:
     if said.startswith(f"{PROTOCOL}://"):
         tier, _, path = said.removeprefix(f"{PROTOCOL}://").partition("/")
         said = f"{tier}:{path}"
+    head, colon, _ = said.partition(":")
+    if colon and head not in TIERS and "/" not in head and not said.startswith(f"{head}://"):
+        raise RequestError(f"{os.fspath(place)!r}: {head!r} is none of {', '.join(TIERS)}; write ./{said} for a path")
     found = spot(said, read_settings())
     if found.pattern:
         raise RequestError(f"{os.fspath(place)!r}: expected a folder, without wildcards")

@@ -13,8 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import torch
-from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader as TorchReader
@@ -25,6 +23,7 @@ from ray_anystorage.dcp.batches import BATCH_BYTES, Batch, Wanted, batches
 from ray_anystorage.dcp.places import Place, folder_of, place_of
 from ray_anystorage.dcp.sealing import unsealed
 from ray_anystorage.dcp.stored_range import StoredRange
+from ray_anystorage.dcp.tensors import load_part
 from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MEMORY_BYTES = 256 << 20  # of ranges that are held at once; a larger one is alone
 _DAMAGE = (DigestMismatchError, ShortReadError, ObjectMissingError)
 
 
@@ -181,7 +181,7 @@ class _Loading:
     def __init__(self, planner: LoadPlanner) -> None:
         self._planner = planner
         self._lock = threading.Lock()
-        self._budget, self._cancel = Budget(), Cancel()
+        self._budget, self._cancel = Budget(memory_bytes=_MEMORY_BYTES), Cancel()
         self._stack = contextlib.ExitStack()
         self._sessions: dict[int, Session] = {}
 
@@ -232,7 +232,7 @@ class _Loading:
             with self._lock:
                 self._planner.load_bytes(one.item, io.BytesIO(whole))
             return
-        tensor = narrow_tensor_by_index(_tensor(stream), one.item.storage_offsets, one.item.lengths)
+        tensor = load_part(stream, one.item.storage_offsets, one.item.lengths)
         with self._lock:
             target = self._planner.resolve_tensor(one.item).detach()
             if target.size() != tensor.size():
@@ -240,16 +240,6 @@ class _Loading:
                 raise RequestError(f"{one.item.dest_index.fqn} has the size {here} here, and {there} in the checkpoint")
             target.copy_(tensor)
             self._planner.commit_tensor(one.item, target)
-
-
-def _tensor(stream: io.BytesIO | StoredRange) -> torch.Tensor:
-    try:
-        return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:
-        failure = getattr(stream, "failure", None)
-        if failure is not None and failure is not error:  # torch makes something else of it
-            raise failure from error
-        raise
 
 
 def _parsed(name: str, content: bytes) -> tuple[Metadata, dict[str, Segments] | None]:

@@ -25,6 +25,8 @@ class StoredRange(io.RawIOBase):
 
     Attributes
     ----------
+    size
+        Of the range, in bytes.
     failure
         What ``read`` raised, for callers that make something else of it.
     """
@@ -33,7 +35,7 @@ class StoredRange(io.RawIOBase):
         self, read: Callable[[Sequence[Segment], memoryview], None], segments: Sequence[Segment], offset: int, size: int
     ) -> None:
         super().__init__()
-        self._read, self._segments, self._offset, self._size = read, segments, offset, size
+        self._read, self._segments, self._offset, self.size = read, segments, offset, size
         self._position = 0
         self._kept: dict[int, memoryview] = {}
         self.failure: BaseException | None = None
@@ -45,7 +47,7 @@ class StoredRange(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise ValueError(f"seek to {base + offset}: before the beginning")
         self._position = base + offset
@@ -55,7 +57,7 @@ class StoredRange(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
         if view:
             try:
                 self._fill(view, self._offset + self._position)
