@@ -74,10 +74,19 @@ def batches(wanted: Iterable[Wanted], segments_of: Callable[[str], Segments | No
                 yield batch
             batch = Batch(one.name, list(segments))
         else:
-            batch.segments += [segment for segment in segments if segment.offset >= batch.end]
+            batch.segments += _after(batch.end, segments)
         batch.items.append(one)
     if batch is not None:
         yield batch
+
+
+def _after(end: int, segments: Iterable[Segment]) -> list[Segment]:
+    """What does not lie before ``end``: whole segments, but for those that nobody verifies."""
+    begins = ((segment, max(end, segment.offset)) for segment in segments if segment.offset + segment.size > end)
+    return [
+        segment if begin == segment.offset else Segment(begin, segment.offset + segment.size - begin)
+        for segment, begin in begins
+    ]
 
 
 def _segments(one: Wanted, known: Segments | None) -> tuple[Segment, ...]:

@@ -158,16 +158,17 @@ def folder_of(place: str | os.PathLike[str]) -> Folder:
 
 def place_of(place: str | os.PathLike[str] | Checkpoint, folder: str = "") -> Place:
     """What somebody named, for reading; ``folder`` is below it."""
-    if isinstance(place, (str, os.PathLike)):
-        found = folder_of(place)
-        return Folder(found.recipe.child(folder)) if folder else found
-    if not hasattr(place, "opened"):
+    opened = getattr(place, "opened", None)
+    if opened is not None:
+        found: Opened = opened()
+        return InRun(found, found.contents(), folder.strip("/"))
+    if not isinstance(place, (str, os.PathLike)) or hasattr(place, "as_directory"):  # Ray's own only looks like a path
         raise RequestError(
             f"{type(place).__name__}: expected a path, a URI, or an anystorage.Checkpoint, which also opens what stock "
             "Ray wrote: anystorage.Checkpoint(path or URI)"
         )
-    opened = place.opened()
-    return InRun(opened, opened.contents(), folder.strip("/"))
+    named = folder_of(place)
+    return Folder(named.recipe.child(folder)) if folder else named
 
 
 def _tell_nobody(error: CheckpointCorruptedError) -> None:
