@@ -73,6 +73,7 @@ def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     assert last == saved[-1]
 
 
+@pytest.mark.soak
 def test_two_workers_save_a_sharded_model_and_three_go_on(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     needs("torch")
     accuracy, last = run_example(ray_cluster, "torch_sharded.py", site, "2", "10")
@@ -88,6 +89,7 @@ def test_two_workers_save_a_sharded_model_and_three_go_on(ray_cluster: RayCluste
     assert len(list(last.glob("__*_0.distcp"))) == 3
 
 
+@pytest.mark.soak
 def test_lightning_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     needs("torch", "lightning")
     accuracy, last = run_example(ray_cluster, "lightning_digits.py", site)
@@ -97,6 +99,7 @@ def test_lightning_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None
     assert last == saved[-1]
 
 
+@pytest.mark.soak
 def test_the_trainer_of_hugging_face_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     needs("torch", "transformers", "accelerate")
     accuracy, last = run_example(ray_cluster, "hf_trainer_digits.py", site)

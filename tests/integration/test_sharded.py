@@ -204,7 +204,7 @@ def load_sharded(place: str) -> bool:
     return same and into["step"] == 3
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [pytest.param("shared", marks=pytest.mark.soak), "artifact"])
 def test_another_number_of_ranks_loads_and_each_fetches_only_what_it_needs(
     tier: str, site: dict[str, str], s3_server: S3Server, tmp_path: Path
 ) -> None:
@@ -260,8 +260,7 @@ def load_rows(place: str) -> bool:
 # --- whole or not ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("where", ["begin", "middle", "end"])
+@pytest.mark.parametrize(("tier", "where"), [("shared", "begin"), ("artifact", "middle"), ("shared", "end")])
 def test_a_flipped_bit_is_found_and_its_file_named(tier: str, where: str) -> None:
     saved = {key: value for key, value in state().items() if key != "empty"}  # of which nothing is read
     save(saved, f"{tier}:one")
