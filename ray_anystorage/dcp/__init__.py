@@ -29,10 +29,15 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        import torch.distributed.checkpoint  # noqa: F401
+        import torch.distributed.checkpoint
     except ImportError as error:
         raise LibraryMissingError(f"anystorage.dcp.{name} needs PyTorch: pip install torch") from error
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    except ImportError as error:
+        raise LibraryMissingError(
+            f"anystorage.dcp.{name} was made for PyTorch 2.13, and {torch.__version__} lacks something: {error}"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ from ray_anystorage.errors import (
     CheckpointCorruptedError,
     CheckpointIncompleteError,
     CheckpointMissingError,
+    CredentialsError,
     ObjectMissingError,
     RequestError,
 )
@@ -39,6 +40,10 @@ class Place(Protocol):
     @property
     def uri(self) -> str:
         """For messages."""
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether the place itself knows digests of its files."""
 
     def small(self, name: str, parse: Callable[[bytes], T]) -> T:
         """What a file that tells whether it is whole says.
@@ -65,6 +70,11 @@ class Folder:
     def uri(self) -> str:
         """Its path or URI."""
         return self.recipe.uri
+
+    @property
+    def verifiable(self) -> bool:
+        """Never: there is no manifest."""
+        return False
 
     @property
     def store(self) -> Store:
@@ -114,18 +124,29 @@ class InRun:
         """The run and the checkpoint."""
         return posixpath.join(self.opened.run, self.opened.name, self.folder).rstrip("/")
 
+    @property
+    def verifiable(self) -> bool:
+        """Unless stock Ray stored it."""
+        return self.contents.verifiable
+
     def small(self, name: str, parse: Callable[[bytes], T]) -> T:
         """Compared with the run's manifests already."""
-        try:
-            self.file(name)
-        except RequestError as error:
-            raise CheckpointMissingError(f"there is no sharded checkpoint in {self.uri}: no {name}") from error
+        if not self._has(name):
+            raise CheckpointMissingError(f"there is no sharded checkpoint in {self.uri}: no {name}")
         with self.opened.open(posixpath.join(self.folder, name)) as file:
             return parse(file.read())
 
     def file(self, name: str) -> Located:
         """A file that the metadata names, with the digests of the run's manifests."""
+        if not self._has(name):
+            raise CheckpointIncompleteError(
+                f"{self.uri} lacks {name}, which its metadata names: every rank has to report the part that it saved"
+            )
         return self.opened.locate(self.contents, posixpath.join(self.folder, name))
+
+    def _has(self, name: str) -> bool:
+        path = posixpath.join(self.folder, name)
+        return any(file.path == path for file in self.contents.files)
 
 
 def folder_of(place: str | os.PathLike[str]) -> Folder:
@@ -154,6 +175,15 @@ def folder_of(place: str | os.PathLike[str]) -> Folder:
     if found.pattern:
         raise RequestError(f"{os.fspath(place)!r}: expected a folder, without wildcards")
     return Folder(found.recipe.child(found.key) if found.key else found.recipe)
+
+
+def is_place(said: str | os.PathLike[str]) -> bool:
+    """Whether something names a folder that this process can use."""
+    try:
+        folder_of(said)
+    except (RequestError, CredentialsError):
+        return False
+    return True
 
 
 def place_of(place: str | os.PathLike[str] | Checkpoint, folder: str = "") -> Place:

@@ -20,7 +20,7 @@ from torch.futures import Future
 
 from ray_anystorage.checkpoint.opened import Located
 from ray_anystorage.dcp.batches import BATCH_BYTES, Batch, Wanted, batches
-from ray_anystorage.dcp.places import Place, folder_of, place_of
+from ray_anystorage.dcp.places import Place, is_place, place_of
 from ray_anystorage.dcp.sealing import unsealed
 from ray_anystorage.dcp.stored_range import StoredRange
 from ray_anystorage.dcp.tensors import load_part
@@ -92,11 +92,7 @@ class StorageReader(TorchReader):  # type: ignore[misc]
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Whether it names a place."""
-        try:
-            folder_of(checkpoint_id)
-        except ValueError:
-            return False
-        return True
+        return is_place(checkpoint_id)
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin anew, at another place where one is named."""
@@ -132,6 +128,8 @@ class StorageReader(TorchReader):  # type: ignore[misc]
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None:
         """Know where things lie."""
         self._storage_data = metadata.storage_data
+        if is_coordinator and self._segments is None and not self._place.verifiable:
+            logger.warning("%s was not stored by ray_anystorage: what it holds cannot be verified", self._place.uri)
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """The plan as it is."""

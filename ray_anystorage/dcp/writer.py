@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from ray_anystorage.checkpoint.small_files import patiently
-from ray_anystorage.dcp.places import Folder, folder_of
+from ray_anystorage.dcp.places import Folder, folder_of, is_place
 from ray_anystorage.dcp.sealing import sealed
 from ray_anystorage.errors import CheckpointExistsError, StorageError
 from ray_anystorage.transfer.engine import sink
@@ -36,7 +36,8 @@ class StorageWriter(FileSystemWriter):  # type: ignore[misc]
     """For ``save`` and ``async_save`` of ``torch.distributed.checkpoint``: each rank sends its part while it is made.
 
     A checkpoint becomes visible as a whole, with its ``.metadata``, which also holds the digests of everything. Where
-    one is replaced, that one can be loaded until then. Memory: 128 MiB of parts under way for each rank.
+    one is replaced, that one can be loaded until then. Memory: 128 MiB of parts under way for each rank. A writer makes
+    one save at a time.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class StorageWriter(FileSystemWriter):  # type: ignore[misc]
             named = replace(plan, storage_data=prefix)
             written = super().write_data(named, planner).value()
             results = [replace(one, storage_data=_Sent(one.storage_data)) for one in written]
-            results[0].storage_data.files = self.fs.take()
+            results[0].storage_data.files = self.fs.take({one.storage_data.relative_path for one in written})
         answer: Future[list[WriteResult]] = Future()
         answer.set_result(results)
         return answer
@@ -111,11 +112,7 @@ class StorageWriter(FileSystemWriter):  # type: ignore[misc]
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Whether it names a place."""
-        try:
-            folder_of(checkpoint_id)
-        except ValueError:
-            return False
-        return True
+        return is_place(checkpoint_id)
 
     def _metadata_name(self) -> str:
         alone = self.rank is not None and not self.use_collectives
@@ -158,10 +155,9 @@ class _Sinks:
         if stream.segments is not None:
             self._written[path] = stream.segments
 
-    def take(self) -> dict[str, Segments]:
-        """What was written since the last time."""
-        written, self._written = self._written, {}
-        return written
+    def take(self, names: Iterable[str]) -> dict[str, Segments]:
+        """What was written under these names, once."""
+        return {name: self._written.pop(name) for name in names}
 
 
 def _bytes(item: WriteItem) -> int:

@@ -225,6 +225,23 @@ def test_another_number_of_ranks_loads_and_each_fetches_only_what_it_needs(
         assert fetched[1] < 2.1 * size
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("tier", TIERS)
+def test_ranks_that_do_not_wait_for_each_other(tier: str, site: dict[str, str], tmp_path: Path) -> None:
+    """Each has a metadata file of its own then."""
+    assert run_ranks(2, save_and_load_apart, f"{tier}:apart", env=site, meet=tmp_path / "meet") == [True, True]
+    assert [name for name in names_at(f"{tier}:apart") if "metadata" in name] == ["__0.metadata", "__1.metadata"]
+    assert len(names_at(f"{tier}:apart")) == 4
+
+
+def save_and_load_apart(place: str) -> bool:
+    import torch.distributed
+
+    what = small(torch.distributed.get_rank() + 1)
+    dcp.save(what, storage_writer=anystorage.dcp.StorageWriter(place), use_collectives=False)
+    return equal(load(small(0), place), what)
+
+
 def test_what_is_not_asked_for_is_not_fetched(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     save({"large": torch.ones(LARGE), "small": torch.arange(5000.0), "step": 3}, "artifact:one")
     with counting_proxy(s3_server.endpoint) as proxy:
