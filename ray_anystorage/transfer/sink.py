@@ -47,8 +47,8 @@ class Sink:
     def __init__(self, session: Session, key: str, about: int) -> None:
         limits = session.store.limits
         self._session, self._key = session, check_key(key)
-        self._block = part_bytes(about + about // 4 + (1 << 30), limits.max_parts)
-        self._about = about
+        self._most = about + about // 4 + (1 << 30)
+        self._block = part_bytes(self._most, limits.max_parts)
         window = max(1, min(_WINDOW_BYTES, limits.early_bytes or _WINDOW_BYTES) // self._block)
         self._pool = ThreadPoolExecutor(min(window, limits.requests), thread_name_prefix="anystorage-sink")
         self._window, self._sent = window, deque[Future[None]]()
@@ -138,7 +138,7 @@ class Sink:
     def _begin(self) -> Upload:
         if self._upload is None:  # a mount need not reserve more than there will be
             store = self._session.store
-            self._upload = store.begin(self._key, 0 if store.limits.in_pieces else max(self._about, self._block))
+            self._upload = store.begin(self._key, 0 if store.limits.in_pieces else self._most)
         return self._upload
 
     def _send(self) -> None:

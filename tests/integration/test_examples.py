@@ -90,23 +90,31 @@ def test_two_workers_save_a_sharded_model_and_three_go_on(ray_cluster: RayCluste
 
 
 @pytest.mark.soak
-def test_lightning_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+def test_lightning_trains_and_a_second_start_trains_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
     needs("torch", "lightning")
     accuracy, last = run_example(ray_cluster, "lightning_digits.py", site)
     assert accuracy > 0.85
     saved = checkpoints_of("digits-lightning", "checkpoint.ckpt", site)
     assert len(saved) == 4
     assert last == saved[-1]
+    assert run_example(ray_cluster, "lightning_digits.py", site) == (accuracy, last)
+    assert checkpoints_of("digits-lightning", "checkpoint.ckpt", site) == saved
 
 
 @pytest.mark.soak
-def test_the_trainer_of_hugging_face_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+def test_the_trainer_of_hugging_face_trains_and_a_second_start_trains_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
     needs("torch", "transformers", "accelerate")
     accuracy, last = run_example(ray_cluster, "hf_trainer_digits.py", site)
     assert accuracy > 0.8
     saved = checkpoints_of("numbers-hf", "checkpoint/model.safetensors", site)
     assert len(saved) == 3
     assert last == saved[-1].parent
+    assert run_example(ray_cluster, "hf_trainer_digits.py", site) == (accuracy, last)
+    assert checkpoints_of("numbers-hf", "checkpoint/model.safetensors", site) == saved
 
 
 @pytest.mark.soak
