@@ -4,6 +4,7 @@ from ray_anystorage.errors.base import AnyStorageError
 from ray_anystorage.errors.checkpoints import (
     AttemptEndedError,
     CheckpointCorruptedError,
+    CheckpointExistsError,
     CheckpointIncompleteError,
     CheckpointMissingError,
     CheckpointOverwrittenError,
@@ -29,7 +30,6 @@ from ray_anystorage.errors.nodes import ClusterNotReachedError, NodeFailure, Nod
 from ray_anystorage.errors.requests import (
     BenchError,
     BenchTimeoutError,
-    CheckpointExistsError,
     ConfigClashError,
     CopyUnderWayError,
     CredentialsAgentError,

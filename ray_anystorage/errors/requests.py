@@ -37,10 +37,6 @@ class ExperimentMissingError(RunMissingError):
     """There is no experiment of this name to continue."""
 
 
-class CheckpointExistsError(RequestError, FileExistsError):
-    """A checkpoint lies where another was to be saved, and is not to be replaced."""
-
-
 class LibraryMissingError(AnyStorageError, ImportError):
     """Something was used that needs a library that is not installed."""
 
