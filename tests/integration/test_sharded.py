@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
 import ray_anystorage as anystorage  # noqa: E402
 from ray_anystorage import errors  # noqa: E402
 from ray_anystorage.dcp.places import folder_of  # noqa: E402
+from ray_anystorage.dcp.stored_range import StoredRange  # noqa: E402
+from ray_anystorage.dcp.tensors import load_part  # noqa: E402
 from ray_anystorage.testing.s3_server import S3Server  # noqa: E402
 from ray_anystorage.tier_filesystem import AnyStorageFileSystem  # noqa: E402
+from ray_anystorage.transfer.segments import Segment, cut_evenly  # noqa: E402
 from tests.harness.counting_proxy import counting_proxy  # noqa: E402
 from tests.harness.faulty_proxy import FaultyProxy, faulty_proxy, share  # noqa: E402
 from tests.harness.ray_cluster import clean_environment, leave_clean  # noqa: E402
@@ -193,8 +197,9 @@ def sharded(times: int) -> dict[str, Any]:
     }
 
 
-def save_sharded(place: str) -> None:
+def save_and_load_sharded(place: str) -> bool:
     save(sharded(3), place)
+    return load_sharded(place)
 
 
 def load_sharded(place: str) -> bool:
@@ -210,13 +215,12 @@ def test_another_number_of_ranks_loads_and_each_fetches_only_what_it_needs(
 ) -> None:
     with counting_proxy(s3_server.endpoint) as proxy:
         env = {**site, "RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint}
-        run_ranks(2, save_sharded, f"{tier}:two", env=env, meet=tmp_path / "save")
-        parts = [name for name in names_at(f"{tier}:two") if name.endswith(".distcp")]
-        assert len(parts) == 2
-        size = sum(len(stored(f"{tier}:two", name)) for name in parts)
-        for ranks in (2, 3):
+        for ranks, act in ((2, save_and_load_sharded), (3, load_sharded)):
             proxy.phase = str(ranks)
-            assert run_ranks(ranks, load_sharded, f"{tier}:two", env=env, meet=tmp_path / str(ranks)) == [True] * ranks
+            assert run_ranks(ranks, act, f"{tier}:two", env=env, meet=tmp_path / str(ranks)) == [True] * ranks
+    parts = [name for name in names_at(f"{tier}:two") if name.endswith(".distcp")]
+    assert len(parts) == 2
+    size = sum(len(stored(f"{tier}:two", name)) for name in parts)
     if tier == "artifact":
         fetched = [sum(n for key, n in proxy.fetched[str(k)].items() if key.endswith(".distcp")) for k in (2, 3)]
         # Each rank its own rows and columns once, and the few bytes that all have.
@@ -252,6 +256,32 @@ def test_what_is_not_asked_for_is_not_fetched(s3_server: S3Server, monkeypatch: 
     assert 20_000 < fetched < 23_000  # torch.save's frame is about 1.5 kB
 
 
+@pytest.mark.parametrize(
+    ("offsets", "lengths", "megabytes"),
+    [((5000, 0), (1000, 1000), 22), ((19_999, 0), (1, 1000), 16), ((0, 7), (20_000, 3), 80), ((0, 0), (1, 1), 16)],
+    ids=["rows", "last-row", "columns", "first"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_part_of_a_large_tensor_is_read_alone(
+    offsets: tuple[int, ...], lengths: tuple[int, ...], megabytes: int, dtype: Any
+) -> None:
+    whole = torch.arange(20_000_000 * 4 // dtype.itemsize, dtype=torch.float32).to(dtype).reshape(20_000, -1)
+    frame = io.BytesIO()
+    torch.save(whole, frame)
+    content = frame.getvalue()
+    read = 0
+
+    def fill(segments: Sequence[Segment], into: memoryview) -> None:
+        nonlocal read
+        read += len(into)
+        into[:] = content[segments[0].offset : segments[-1].offset + segments[-1].size]
+
+    part = load_part(StoredRange(fill, cut_evenly(0, len(content)), 0, len(content)), offsets, lengths)
+    assert torch.equal(part, whole[offsets[0] :, offsets[1] :][: lengths[0], : lengths[1]])
+    assert read <= megabytes * 1_000_000 + (8 << 20)
+
+
+@pytest.mark.soak
 def test_rows_of_a_large_tensor_are_fetched_alone(s3_server: S3Server, site: dict[str, str], tmp_path: Path) -> None:
     save({"rows": torch.arange(24_000_000, dtype=torch.float32).reshape(240_000, 100)}, "artifact:one")
     with counting_proxy(s3_server.endpoint) as proxy:
