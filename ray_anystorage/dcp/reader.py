@@ -110,6 +110,8 @@ class StorageReader(TorchReader):  # type: ignore[misc]
         """
         rank = kwargs.get("rank")
         name = ".metadata" if rank is None else f"__{rank}.metadata"
+        if rank is None:
+            self._failure = None
         try:
             metadata, self._segments = self._place.small(name, partial(_parsed, name))
         except ManifestTooNewError:
@@ -142,7 +144,7 @@ class StorageReader(TorchReader):  # type: ignore[misc]
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fetch what this rank needs."""
         wanted = [self._wanted(item) for item in plan.items]
-        lying = {one.name: self._place.file(one.name) for one in wanted}
+        lying = {name: self._place.file(name) for name in sorted({one.name for one in wanted})}
         with _Loading(planner) as loading:
             loading.run(list(batches(wanted, lambda name: self._segments_of(name, lying[name]))), lying)
         answer: Future[None] = Future()

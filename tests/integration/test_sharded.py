@@ -384,7 +384,7 @@ def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faul
 
 def test_failing_requests_are_made_again(proxy: FaultyProxy) -> None:
     save(small(), "artifact:first")  # so that the bucket's volume is there
-    proxy.rule = share(20, ("503", "500", "reset", "truncate"))
+    proxy.rule = share(20, ("503", "500", "reset", "truncate", "flip"))
     saved = state()
     save(saved, "artifact:one")
     assert equal(load(state(0), "artifact:one"), saved)
