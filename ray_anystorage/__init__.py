@@ -13,6 +13,7 @@ from ray_anystorage import errors
 from ray_anystorage._version import __version__
 
 if TYPE_CHECKING:
+    from ray_anystorage import dcp
     from ray_anystorage.api import discover, plan, report, run_config
     from ray_anystorage.checkup import doctor
     from ray_anystorage.estimate import estimate_checkpoint_size
@@ -40,11 +41,14 @@ _HOME_OF = {
     "estimate_checkpoint_size": "estimate",
 }
 
+_MODULES = {"dcp"}
+
 __all__ = [
     "Checkpoint",
     "__version__",
     "artifacts_dir",
     "best_checkpoint",
+    "dcp",
     "discover",
     "doctor",
     "errors",
@@ -63,6 +67,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what a name needs when it is first asked for: ray and pyarrow stay out until then."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

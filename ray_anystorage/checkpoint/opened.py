@@ -7,14 +7,14 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, Entry
 from ray_anystorage.checkpoint.cache_use import all_there, temporary_directory, while_read
-from ray_anystorage.checkpoint.contents import Contents
+from ray_anystorage.checkpoint.contents import Contents, StoredFile
 from ray_anystorage.checkpoint.directory import has_others, view
 from ray_anystorage.checkpoint.manifest import METADATA
 from ray_anystorage.checkpoint.node import Node
@@ -34,6 +34,7 @@ from ray_anystorage.errors import (
 from ray_anystorage.events import Restored, Source, tell
 from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.store import Store
 
 logger = logging.getLogger("ray.train.anystorage")
 
@@ -41,6 +42,16 @@ Verify = Literal["content", "size"]
 _COMMIT_WAIT = 120.0  # seconds; a commit follows the last rank's report within a poll of the controller
 _LOOK_EVERY = 0.1  # seconds
 _PASSING = "passing"  # stands for a run in the node's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A file of a checkpoint where it lies; ``on_damage`` is for whoever reads it to call."""
+
+    store: Store
+    key: str
+    file: StoredFile
+    on_damage: Callable[[CheckpointCorruptedError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +147,17 @@ class Opened:
         RequestError
             There is no such file in it.
         """
-        contents = self.contents()
+        where = self.locate(self.contents(), path)
+        return io.BufferedReader(RangeReader(where.store, where.key, where.file, on_damage=where.on_damage))
+
+    def locate(self, contents: Contents, path: str) -> Located:
+        """Where a file of the checkpoint lies; ``RequestError`` where there is no such file."""
         file = next((file for file in contents.files if file.path == path), None)
         if file is None:
-            raise RequestError(f"open({path!r}) names no file of checkpoint {self.name}")
+            raise RequestError(f"{path!r} names no file of checkpoint {self.name}")
         store, folder = self.sources.of(self.name, file.location)
-        reader = RangeReader(
-            store, f"{folder}/{path}" if folder else path, file, on_damage=partial(self._damaged, contents)
-        )
-        return io.BufferedReader(reader)
+        key = f"{folder}/{path}" if folder else path
+        return Located(store, key, file, partial(self._damaged, contents))
 
     def verify_here(self, *, content: bool = True) -> None:
         """Verify a checkpoint on a mount in place, once per node and session; in a bucket, that all of it is there.

@@ -78,6 +78,10 @@ class CheckpointMissingError(AnyStorageError, FileNotFoundError):
     """There is no such checkpoint, or it was deleted."""
 
 
+class CheckpointExistsError(AnyStorageError, FileExistsError):
+    """A checkpoint lies where another was to be saved, and is not to be replaced."""
+
+
 class CheckpointSaveError(AnyStorageError, OSError):
     """A checkpoint could not be saved; names it and the reason."""
 

@@ -37,6 +37,10 @@ class ExperimentMissingError(RunMissingError):
     """There is no experiment of this name to continue."""
 
 
+class LibraryMissingError(AnyStorageError, ImportError):
+    """Something was used that needs a library that is not installed."""
+
+
 class OutsideArtifactFolderError(RequestError):
     """A key in the platform's bucket lies outside the artifact folder."""
 

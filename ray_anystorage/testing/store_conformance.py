@@ -31,6 +31,7 @@ from ray_anystorage.testing.store_files import (
     write_files,
 )
 from ray_anystorage.testing.store_reuse import ReuseConformance
+from ray_anystorage.testing.store_sinks import SinkConformance
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, digest_file
 from ray_anystorage.transfer.engine import download, upload
@@ -50,7 +51,7 @@ NAMES = (
 )
 
 
-class StoreConformance(ReuseConformance):
+class StoreConformance(ReuseConformance, SinkConformance):
     """Round trips, damage, interruption and names, through the engine and directly.
 
     Attributes

@@ -119,13 +119,23 @@ class Budget:
         self._finish(number, success=True, throttled=False)
 
     @contextlib.contextmanager
+    def room(self, size: int, cancel: Cancel) -> Iterator[None]:
+        """Hold ``size`` bytes that the caller allocates; waits while the memory is lent out."""
+        with self._buffers:
+            self._borrow(size, cancel)
+            self._shrink_to(self.memory_bytes - self._borrowed_bytes)
+        try:
+            yield
+        finally:
+            with self._buffers:
+                self._borrowed_bytes -= size
+                self._buffers.notify_all()
+
+    @contextlib.contextmanager
     def buffer(self, size: int, cancel: Cancel) -> Iterator[bytearray]:
         """Borrow ``size`` bytes, not cleared; waits while the memory is lent out."""
         with self._buffers:
-            while self._borrowed_bytes and self._borrowed_bytes + size > self.memory_bytes:
-                cancel.check()
-                self._buffers.wait(_TICK)
-            self._borrowed_bytes += size
+            self._borrow(size, cancel)
             found = next((i for i in reversed(range(len(self._free))) if len(self._free[i]) == size), None)
             taken = self._free.pop(found) if found is not None else None
             if taken is None:
@@ -163,6 +173,12 @@ class Budget:
             if may:
                 self._silent_until = now + _COMPLAIN_EVERY
             return may
+
+    def _borrow(self, size: int, cancel: Cancel) -> None:
+        while self._borrowed_bytes and self._borrowed_bytes + size > self.memory_bytes:
+            cancel.check()
+            self._buffers.wait(_TICK)
+        self._borrowed_bytes += size
 
     def _shrink_to(self, idle_bytes: int) -> None:
         while self._free and sum(map(len, self._free)) > idle_bytes:

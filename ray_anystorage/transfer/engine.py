@@ -14,6 +14,7 @@ from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.session import Session
+from ray_anystorage.transfer.sink import Sink
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.upload import Sending
 
@@ -71,7 +72,7 @@ def upload(
         ``cancel`` was set.
     """
     budget = budget or _budget(store, files)
-    with _session("sent", store, budget, cancel, patience, on_progress, partial) as session:
+    with moving("sent", store, budget, cancel, patience, on_progress, partial) as session:
         return Sending(session, files, on_stored).run(already)
 
 
@@ -117,7 +118,7 @@ def download(
         ``cancel`` was set.
     """
     budget = budget or _budget(store, files)
-    with _session("fetched", store, budget, cancel, patience, on_progress, partial) as session:
+    with moving("fetched", store, budget, cancel, patience, on_progress, partial) as session:
         Fetching(session, files, on_fetched, durable=durable).run()
 
 
@@ -130,16 +131,36 @@ def _budget(store: Store, files: Sequence[Outgoing] | Sequence[Incoming]) -> Bud
 
 
 @contextlib.contextmanager
-def _session(
+def sink(store: Store, key: str, about: int) -> Iterator[Sink]:
+    """A file that is sent while it is written. It is whole and durable after the block, or not visible.
+
+    Parameters
+    ----------
+    about
+        How many bytes it will have, as far as that is known.
+
+    Raises
+    ------
+    StorageError
+        The store refused or kept failing: from a write, or as the block ends.
+    """
+    with moving("sent", store) as session, Sink(session, key, about) as opened:
+        yield opened
+        opened.commit()
+
+
+@contextlib.contextmanager
+def moving(
     direction: Literal["sent", "fetched"],
     store: Store,
-    budget: Budget,
-    cancel: Cancel | None,
-    patience: Patience | None,
-    on_progress: Callable[[int], None] | None,
-    partial: Partial | None,
+    budget: Budget | None = None,
+    cancel: Cancel | None = None,
+    patience: Patience | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    partial: Partial | None = None,
 ) -> Iterator[Session]:
     """What the parts of a call share; how it went is told when it ends."""
+    budget = budget or Budget(requests=store.limits.requests)
     start, retries, cuts, moved, failed = time.monotonic(), budget.retries, budget.cuts, 0, True
 
     def progress(size: int) -> None:

@@ -38,6 +38,11 @@ class PosixUpload:
         """Take all of an open file."""
         copy_content(source, self._opened(allocate=False), self._size)
 
+    def cut(self, size: int) -> None:
+        """Give back what was reserved for more."""
+        self._size = size
+        os.ftruncate(self._opened(allocate=False), size)
+
     def commit(self) -> str | None:
         """Sync the bytes, then give them their name."""
         descriptor = self._opened()

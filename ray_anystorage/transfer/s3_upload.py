@@ -104,6 +104,10 @@ class S3Upload:
             self.abort()
             raise
 
+    def cut(self, size: int) -> None:
+        """Know the size that the object is to have."""
+        self._size = size
+
     def commit(self) -> str | None:
         """Complete the upload; where it is refused, find out whether an earlier try did, whose answer was lost."""
         if self._refusal is None:

@@ -55,6 +55,9 @@ class Upload(Protocol):
     def part(self, index: int, offset: int, data: BytesLike) -> None:
         """Store part ``index`` (from 0), which begins at byte ``offset``; sending it again replaces it."""
 
+    def cut(self, size: int) -> None:
+        """Say before ``commit``, where ``begin`` was not told how many bytes there are, that these are all."""
+
     def commit(self) -> str | None:
         """Make the object visible, whole, in place of what was there; gives its etag."""
 
@@ -90,7 +93,10 @@ class Store(Protocol):
         """Replace an object atomically, with one request; gives its etag."""
 
     def begin(self, key: str, size: int) -> Upload:
-        """Prepare an object of ``size`` bytes; the first part may make the first request."""
+        """Prepare an object of ``size`` bytes; the first part may make the first request.
+
+        ``Upload.cut`` corrects the size. Until then it is a bound, by which a store may choose the size of its parts.
+        """
 
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from an object; ``ShortReadError`` where it ends before."""

@@ -70,6 +70,9 @@ class StreamedUpload:
                 self._next += 1
         self._check()
 
+    def cut(self, size: int) -> None:
+        """Nothing: obstore ends where the parts do."""
+
     def commit(self) -> str | None:
         """Wait until obstore has stored the object."""
         self._hand_on(None)

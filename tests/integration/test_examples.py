@@ -25,9 +25,15 @@ def site(tmp_path: Path) -> dict[str, str]:
     return {"RAY_ANYSTORAGE_CLUSTER_STORAGE": str(tmp_path / "cluster")}
 
 
-def run_example(cluster: RayCluster, name: str, site: dict[str, str]) -> tuple[float, Path]:
+def needs(*libraries: str) -> None:
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed (optional; .ci/run installs it beside a CPU build of torch)")
+
+
+def run_example(cluster: RayCluster, name: str, site: dict[str, str], *arguments: str) -> tuple[float, Path]:
     """The accuracy and the checkpoint that the example prints."""
-    done = cluster.run_driver(EXAMPLES / name, env=site)
+    done = cluster.run_driver(EXAMPLES / name, *arguments, env=site)
     assert done.returncode == 0, done.stdout + done.stderr
     said = re.search(r"^accuracy (\S+), checkpoint (\S+)$", done.stdout, re.MULTILINE)
     assert said, done.stdout + done.stderr
@@ -59,13 +65,56 @@ def test_lightgbm_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
 
 
 def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
-    if importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed (optional; .ci/run tries its CPU build)")
+    needs("torch")
     accuracy, last = run_example(ray_cluster, "torch_digits.py", site)
     assert accuracy > 0.85
     saved = checkpoints_of("digits-torch", "state.pt", site)
     assert len(saved) == 4
     assert last == saved[-1]
+
+
+@pytest.mark.soak
+def test_two_workers_save_a_sharded_model_and_three_go_on(ray_cluster: RayCluster, site: dict[str, str]) -> None:
+    needs("torch")
+    accuracy, last = run_example(ray_cluster, "torch_sharded.py", site, "2", "10")
+    assert accuracy > 0.8
+    saved = checkpoints_of("digits-sharded", ".metadata", site)
+    assert last == saved[-1]
+    assert len(list(last.glob("__*_0.distcp"))) == 2
+    better, last = run_example(ray_cluster, "torch_sharded.py", site, "3", "15")
+    assert better > 0.85
+    saved = checkpoints_of("digits-sharded", ".metadata", site)
+    assert len(saved) == 3, "epochs that were trained already were trained again"
+    assert last == saved[-1]
+    assert len(list(last.glob("__*_0.distcp"))) == 3
+
+
+@pytest.mark.soak
+def test_lightning_trains_and_a_second_start_trains_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
+    needs("torch", "lightning")
+    accuracy, last = run_example(ray_cluster, "lightning_digits.py", site)
+    assert accuracy > 0.85
+    saved = checkpoints_of("digits-lightning", "checkpoint.ckpt", site)
+    assert len(saved) == 4
+    assert last == saved[-1]
+    assert run_example(ray_cluster, "lightning_digits.py", site) == (accuracy, last)
+    assert checkpoints_of("digits-lightning", "checkpoint.ckpt", site) == saved
+
+
+@pytest.mark.soak
+def test_the_trainer_of_hugging_face_trains_and_a_second_start_trains_nothing_again(
+    ray_cluster: RayCluster, site: dict[str, str]
+) -> None:
+    needs("torch", "transformers", "accelerate")
+    accuracy, last = run_example(ray_cluster, "hf_trainer_digits.py", site)
+    assert accuracy > 0.8
+    saved = checkpoints_of("numbers-hf", "checkpoint/model.safetensors", site)
+    assert len(saved) == 3
+    assert last == saved[-1].parent
+    assert run_example(ray_cluster, "hf_trainer_digits.py", site) == (accuracy, last)
+    assert checkpoints_of("numbers-hf", "checkpoint/model.safetensors", site) == saved
 
 
 @pytest.mark.soak
@@ -104,15 +153,16 @@ def test_optuna_searches_over_boosted_trees_and_a_second_start_tries_nothing_aga
 
 @pytest.mark.soak
 def test_torch_trains_inside_of_trials(ray_cluster: RayCluster, site: dict[str, str]) -> None:
-    if importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed (optional; .ci/run tries its CPU build)")
+    needs("torch")
     accuracy, best = run_example(ray_cluster, "tune_torch.py", site)
     assert accuracy > 0.85
     assert best.parent.name == "inner"
     assert (best / "state.pt").exists()
 
 
-@pytest.mark.parametrize("script", ["plain_loop.py", "torch_digits.py", "lightgbm_digits.py"])
+@pytest.mark.parametrize(
+    "script", ["plain_loop.py", "torch_digits.py", "lightgbm_digits.py", "lightning_digits.py", "hf_trainer_digits.py"]
+)
 def test_one_line_differs_from_a_stock_script(script: str, tmp_path: Path) -> None:
     """Put the stock line of the comment in the place of ours: nothing of this package is left in use."""
     text = (EXAMPLES / script).read_text()

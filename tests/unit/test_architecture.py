@@ -27,7 +27,7 @@ LAYERS = (
     {"train", "tune"},
     {"catalog", "promotion"},
     {"api", "checkup", "experiments", "files", "job", "stored"},
-    {"tier_filesystem"},
+    {"tier_filesystem", "dcp"},
     {"__init__"},
     {"bench", "demo"},
     {"cli"},
