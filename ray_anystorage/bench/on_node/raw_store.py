@@ -55,10 +55,10 @@ def store_limits(store: Store, folder: str, *, counts: Counts, most_bytes: int) 
     reads = climb(get, counts.read)
     latency = _latencies(store, folder, size)
     small = _small_objects(store, folder, counts)
-    directions = [
+    write, read = (
         Direction(rungs, small[name].rate, small[name].busy) for rungs, name in ((writes, "put"), (reads, "get"))
-    ]
-    return TierLimits(*directions, size, latency, direct=None)
+    )
+    return TierLimits(write, read, size, latency, direct=None)
 
 
 def store_at_once(store: Store, folder: str, counts: Counts, phase: Phase, most_bytes: int) -> float:
