@@ -199,7 +199,7 @@ def _box(kind: str, x: int, width: int, y: int) -> str:
 
 def _text(lines: tuple[str, ...], x: int, middle: int, *, bold: bool = False) -> list[str]:
     first = middle + 4 - 9 * (len(lines) - 1)
-    weights = [' font-weight="600"' if bold and number == 0 else "" for number in range(len(lines))]
+    weights = [' class="lead"' if bold and number == 0 else "" for number in range(len(lines))]
     return [
         f'<text x="{x}" y="{first + 18 * number}" text-anchor="middle"{weight}>{escape(line)}</text>'
         for number, (line, weight) in enumerate(zip(lines, weights, strict=True))
