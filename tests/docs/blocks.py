@@ -40,6 +40,11 @@ class Block:
         """Page and line, for messages."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def trains(self) -> bool:
+        """Whether it starts a script, which wants a Ray cluster and takes seconds."""
+        return self.language == "console" and any(command.startswith("python ") for command, _ in self.commands())
+
     def commands(self) -> list[tuple[str, str]]:
         """Each command of a console block, and what the page shows of its output."""
         found: list[tuple[str, str]] = []

@@ -6,10 +6,13 @@ stand for those, in commands and in what they print.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ray_anystorage.testing.s3_server import S3Server
@@ -60,12 +63,21 @@ class Reader:
         (self._where / name).write_bytes(source.read_bytes())
 
     def plays(self, block: Block) -> None:
-        """Do what a block says; an :class:`AssertionError` names it where that does not go as shown."""
+        """Do what a block says.
+
+        Raises
+        ------
+        AssertionError
+            That did not go as the page shows; it names the block.
+        """
+        if block.elsewhere:
+            return
         if block.file is not None:
             (self._where / block.file).write_text(self._here(block.text))
         elif block.language == "python":
             (self._where / "snippet.py").write_text(self._here(block.text))
-            self._types(block, f"{sys.executable} snippet.py", None)
+            said = run_forked(self._where / "snippet.py", self._env)
+            assert said is None, f"{block.where}:\n{self._there(said)}"
         elif block.language == "bash":
             self._types(block, f"set -e\n{block.text}", None)
         elif block.language == "console":
@@ -99,6 +111,29 @@ class Reader:
         for said, real in (("/mnt", str(self.mnt)), *self._stand_ins.items()):
             text = text.replace(real, said)
         return text
+
+
+def run_forked(script: Path, env: Mapping[str, str]) -> str | None:
+    """Run a script in a process of its own, of a server that has Ray imported already; what it says if it fails."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["ray_anystorage.train.run_config"])
+    output = script.with_suffix(".out")
+    process = server.Process(target=_run, args=(str(script), dict(env), str(output)))
+    process.start()
+    process.join(120)
+    if process.exitcode is None:
+        process.kill()
+    return output.read_text() if process.exitcode != 0 else None
+
+
+def _run(script: str, env: dict[str, str], output: str) -> None:
+    with open(output, "wb") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(os.path.dirname(script))
+    runpy.run_path(script, run_name="__main__")
 
 
 def failure_shown(shown: str) -> bool:

@@ -6,6 +6,7 @@ looked at in ``test_blocks.py``.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,13 @@ from tests.docs.reader import BUCKET, Reader
 from tests.harness.ray_cluster import RayCluster
 from tests.harness.run_homes import Home
 
-TRAINS = {"start.md", "checkpoints.md"}  # on the session's Ray cluster
-SLOW = {"tune.md"}
+SOAK = {"checkpoints.md", "tune.md"}  # whose scripts run in `make soak` alone
 BARE = {"start.md"}  # a machine of one's own, where nothing is said about storage yet
 RUNS = {"checkpoints.md", "files.md", "recipes.md", "operations.md", "troubleshooting.md"}  # know of a run already
 
 _REPORT = "benchmarks/results/2026-11-28-050318-lab.json"
 FILES = {"benchmark.md": {"before.json": _REPORT, "after.json": _REPORT}}
-
-
-def params() -> list[object]:
-    marks = {name: [pytest.mark.needs_ray] for name in TRAINS | SLOW}
-    for name in SLOW:
-        marks[name].append(pytest.mark.soak)
-    return [pytest.param(page, id=page.name, marks=marks.get(page.name, [])) for page in PAGES]
+ID = attrgetter("name")
 
 
 @pytest.fixture
@@ -44,19 +38,48 @@ def acme(s3_server: S3Server) -> S3Server:
     return s3_server
 
 
-@pytest.mark.parametrize("page", params())
-def test_a_page_does_what_it_says(page: Path, acme: S3Server, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    reader = Reader(tmp_path, acme, site=page.name not in BARE)
-    if page.name in TRAINS | SLOW:
-        cluster: RayCluster = request.getfixturevalue("ray_cluster")
-        reader.has(RAY_ADDRESS=cluster.address)
+def trains(page: Path) -> bool:
+    return any(block.trains for block in blocks_of(page))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not trains(page) or page.name in SOAK], ids=ID)
+def test_a_page_does_what_it_says(page: Path, acme: S3Server, tmp_path: Path) -> None:
+    reader = reader_of(page, acme, tmp_path)
+    for block in blocks_of(page):
+        if not block.trains:
+            reader.plays(block)
+
+
+@pytest.mark.needs_ray
+@pytest.mark.parametrize("page", [page for page in PAGES if trains(page) and page.name not in SOAK], ids=ID)
+def test_a_page_trains_as_it_says(page: Path, acme: S3Server, tmp_path: Path, ray_cluster: RayCluster) -> None:
+    play_all(page, acme, tmp_path, ray_cluster)
+
+
+@pytest.mark.soak
+@pytest.mark.needs_ray
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in SOAK], ids=ID)
+def test_each_other_page_trains_as_it_says(
+    page: Path, acme: S3Server, tmp_path: Path, ray_cluster: RayCluster
+) -> None:
+    play_all(page, acme, tmp_path, ray_cluster)
+
+
+def play_all(page: Path, server: S3Server, folder: Path, cluster: RayCluster) -> None:
+    reader = reader_of(page, server, folder)
+    reader.has(RAY_ADDRESS=cluster.address)
+    for block in blocks_of(page):
+        reader.plays(block)
+
+
+def reader_of(page: Path, server: S3Server, folder: Path) -> Reader:
+    """Someone who opens a page, with what it takes for granted."""
+    reader = Reader(folder, server, site=page.name not in BARE)
     for name, source in FILES.get(page.name, {}).items():
         reader.saves(name, ROOT / source)
     if page.name in RUNS:
         make_run(reader)
-    for block in blocks_of(page):
-        if not block.elsewhere:
-            reader.plays(block)
+    return reader
 
 
 def make_run(reader: Reader) -> None:
