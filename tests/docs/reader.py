@@ -1,7 +1,7 @@
 """A reader of the documentation: types what a page says, in a folder of its own, and compares what it shows.
 
-Its storage tiers are directories and a bucket of the test's S3 server. What a page calls ``/mnt``, its MinIO and its keys
-stand for those, in commands and in what they print.
+Its storage tiers are directories and a bucket of the test's S3 server. What a page calls ``/mnt``, its MinIO and its
+keys stand for those, in commands and in what they print.
 """
 
 from __future__ import annotations

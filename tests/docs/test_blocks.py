@@ -1,4 +1,4 @@
-"""No block is forgotten: each is of a kind that is run or read, and what cannot be run here says so and is looked at."""
+"""No block is forgotten: each is of a kind that is run or read; what cannot be run here says so, and is looked at."""
 
 from __future__ import annotations
 

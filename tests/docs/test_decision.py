@@ -1,4 +1,4 @@
-"""The picture of how a place is chosen: every rung is put to the policy itself, in every situation that is told apart."""
+"""The picture of how a place is chosen: every rung is put to the policy, in every situation that is told apart."""
 
 from __future__ import annotations
 
@@ -32,14 +32,18 @@ def place(tier: Tier, state: str) -> Place:
 
 
 def situations() -> Iterator[tuple[Environment, Request]]:
-    states = itertools.product(STATES, STATES, ("absent", "usable"), ("failed", "usable"), ("absent", "failed", "usable"))
+    states = itertools.product(
+        STATES, STATES, ("absent", "usable"), ("failed", "usable"), ("absent", "failed", "usable")
+    )
     homes: tuple[tuple[Tier, ...], ...] = ((), ("cluster",), ("artifact",), ("cluster", "artifact"))
     for own, user, shared, local, artifact in states:
         by_tier: dict[Tier, str] = {
             "local": local, "cluster": own, "user": user, "shared": shared, "artifact": artifact
         }  # fmt: skip
         places = tuple(place(tier, state) for tier, state in by_tier.items())
-        asked = itertools.product((1, 3), (None, 2 * GB, 60 * GB), AUDIENCES, (None, "run"), (None, "cluster", "artifact"), homes)
+        asked = itertools.product(
+            (1, 3), (None, 2 * GB, 60 * GB), AUDIENCES, (None, "run"), (None, "cluster", "artifact"), homes
+        )
         for nodes, size, audience, name, tier, there in asked:
             if there and (name is None or tier or size):
                 continue  # a run that is there settles it, whatever the size

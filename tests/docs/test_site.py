@@ -1,4 +1,4 @@
-"""The built site: complete, whole without a network, and readable in light and dark, on a wide screen and a narrow one."""
+"""The built site: complete, whole without a network, and readable in light and dark, on wide screens and narrow."""
 
 from __future__ import annotations
 

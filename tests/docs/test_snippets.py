@@ -59,9 +59,7 @@ def test_a_page_trains_as_it_says(page: Path, acme: S3Server, tmp_path: Path, ra
 @pytest.mark.soak
 @pytest.mark.needs_ray
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name in SOAK], ids=ID)
-def test_each_other_page_trains_as_it_says(
-    page: Path, acme: S3Server, tmp_path: Path, ray_cluster: RayCluster
-) -> None:
+def test_each_other_page_trains_as_it_says(page: Path, acme: S3Server, tmp_path: Path, ray_cluster: RayCluster) -> None:
     play_all(page, acme, tmp_path, ray_cluster)
 
 
