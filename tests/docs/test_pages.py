@@ -59,6 +59,12 @@ def test_each_setting_is_in_the_table_and_each_row_is_one() -> None:
     assert known == set(settings._NAMES)
 
 
+def test_each_metric_that_is_named_is_counted() -> None:
+    counted = set(re.findall(r'"(anystorage_\w+)"', (ROOT / "ray_anystorage" / "train" / "metrics.py").read_text()))
+    named = re.findall(r"`ray_(anystorage_\w+?)(?:_total)?`", (DOCS / "operations.md").read_text())
+    assert set(named) == counted
+
+
 def named_tests(page: Path) -> list[str]:
     return re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", page.read_text())
 

@@ -66,6 +66,7 @@ def test_each_page_is_built_and_in_the_menu(site: Path) -> None:
         assert (site / f"{page.stem}.html").exists()
         assert f'href="{page.stem}.html"' in menu
     assert not list(site.rglob("*.py"))
+    assert "WrongSecretError" in (site / "search" / "search_index.json").read_text()
 
 
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
