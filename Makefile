@@ -22,9 +22,9 @@ lint: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
-# The site, in site/; a broken link or reference fails it. The variable quiets a notice about the builder's successor.
+# The site, in site/; a broken link or reference fails it (not with --quiet). The variable quiets a notice of the builder's.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html"
 
 # The screenshots in docs/, taken anew; wants chromium.
