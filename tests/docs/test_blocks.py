@@ -19,6 +19,7 @@ READ = {"yaml", "json", "text"}
 ELSEWHERE = {"anyscale", "aws", "git", "kubectl", "make", "pip", "ray", "sbatch"}  # what a test machine may not have
 HERE = {"python3", "."}  # that stand beside one of those
 SETTING = re.compile(r"\bRAY_ANYSTORAGE_[A-Z_]+\b")
+WIDEST = 83  # letters that a page of the site shows without scrolling
 BLOCKS = all_blocks()
 
 
@@ -39,6 +40,11 @@ def test_each_fence_is_a_block_of_a_known_kind() -> None:
         assert len(fences) == 2 * len(blocks_of(page)), f"{page.name} has a block that is indented, or is not closed"
     assert [block.where for block in BLOCKS if block.language not in RUN | READ] == []
     assert {block.language for block in BLOCKS} == RUN | READ
+
+
+def test_code_is_no_wider_than_its_page() -> None:
+    code = [block for block in BLOCKS if block.language in {"python", "yaml", "json"}]
+    assert [f"{b.where} {line}" for b in code for line in b.text.splitlines() if len(line) > WIDEST] == []
 
 
 def test_texts_are_messages_of_errors() -> None:
