@@ -21,6 +21,7 @@ ERRORS = {
 
 
 ENTRY = re.compile(r"^### `(\w+)`\n\n```text\n(.*?)```", re.MULTILINE | re.DOTALL)
+ENTRIES = ENTRY.findall(TROUBLE.read_text())
 
 
 def test_each_public_error_has_an_entry_and_each_entry_an_error() -> None:
@@ -31,7 +32,7 @@ def test_each_public_error_has_an_entry_and_each_entry_an_error() -> None:
     assert set(headed + listed) == ERRORS
 
 
-@pytest.mark.parametrize(("name", "message"), ENTRY.findall(TROUBLE.read_text()))
+@pytest.mark.parametrize(("name", "message"), ENTRIES, ids=[name for name, _ in ENTRIES])
 def test_the_message_of_an_entry_is_one_that_the_package_makes(name: str, message: str) -> None:
     first, *others = message.splitlines()
     assert is_said(first, by=name), first
@@ -39,7 +40,7 @@ def test_the_message_of_an_entry_is_one_that_the_package_makes(name: str, messag
 
 
 def test_each_entry_has_a_message() -> None:
-    assert len(ENTRY.findall(TROUBLE.read_text())) == TROUBLE.read_text().count("\n### ")
+    assert len(ENTRIES) == TROUBLE.read_text().count("\n### ")
 
 
 def test_what_no_source_says_is_found() -> None:
