@@ -92,11 +92,11 @@ class Reader:
             ["bash", "-c", script], env={**self._env, **files}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if shown is not None else subprocess.PIPE, text=True, timeout=170, check=False,
         )  # fmt: skip
-        output = self._there(done.stdout + (done.stderr or ""))
-        told = f"{block.where}: {command}\n{output}"
+        output = done.stdout + (done.stderr or "")
+        told = f"{block.where}: {command}\n{self._there(output)}"
         assert (done.returncode == 0) != bool(shown and failure_shown(shown)), told
         if shown:
-            assert agrees(shown, output), f"{told}\n--- the page shows:\n{shown}"
+            assert agrees(shown, self._there(squeezed(output))), f"{told}\n--- the page shows:\n{shown}"
         if env_file.exists():
             self._env = dict(entry.split("=", 1) for entry in env_file.read_text().split("\0") if "=" in entry)
             self._where = Path(pwd_file.read_text().strip())
@@ -142,6 +142,11 @@ def failure_shown(shown: str) -> bool:
 
 
 def agrees(shown: str, output: str) -> bool:
-    """Whether an output is what a page shows: blanks and line ends aside, with ``…`` for anything."""
-    pieces = ["".join(piece.split()) for piece in shown.split(_ANYTHING)]
-    return re.fullmatch(".*".join(map(re.escape, pieces)), "".join(output.split()), re.DOTALL) is not None
+    """Whether an output is what a page shows, both squeezed, with ``…`` for anything."""
+    pieces = [squeezed(piece) for piece in shown.split(_ANYTHING)]
+    return re.fullmatch(".*".join(map(re.escape, pieces)), output, re.DOTALL) is not None
+
+
+def squeezed(text: str) -> str:
+    """A text without blanks and line ends: where lines end depends on how long a path is."""
+    return "".join(text.split())
