@@ -6,22 +6,22 @@ keys stand for those, in commands and in what they print.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import runpy
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from ray_anystorage.testing.s3_server import S3Server
 from tests.docs.blocks import ROOT, Block
+from tests.docs.forked import run_command, run_script
 from tests.harness.ray_cluster import clean_environment
 
 BUCKET, FOLDER = "acme", "ray"
 TIERS = ("local", "cluster", "user", "shared")
 _ANYTHING = "…"
+_PLAIN = re.compile(r"ray-anystorage ([^$|&;<>`~*]*)")  # a command of this package, with nothing for a shell to do
 _SCRIPT = 'cd "$WHERE"\n{command}\n{{ code=$?; env -0 > "$ENV_FILE"; pwd > "$PWD_FILE"; exit $code; }} 2>/dev/null'
 
 
@@ -76,8 +76,7 @@ class Reader:
             (self._where / block.file).write_text(self._here(block.text))
         elif block.language == "python":
             (self._where / "snippet.py").write_text(self._here(block.text))
-            said = run_forked(self._where / "snippet.py", self._env)
-            assert said is None, f"{block.where}:\n{self._there(said)}"
+            self._compared(block, "python snippet.py", *run_script("snippet.py", self._where, self._env), None)
         elif block.language == "bash":
             self._types(block, f"set -e\n{block.text}", None)
         elif block.language == "console":
@@ -85,22 +84,30 @@ class Reader:
                 self._types(block, command, shown)
 
     def _types(self, block: Block, command: str, shown: str | None) -> None:
-        env_file, pwd_file = self.folder / "env", self.folder / "pwd"
-        script = _SCRIPT.format(command=self._here(command))
-        files = {"WHERE": str(self._where), "ENV_FILE": str(env_file), "PWD_FILE": str(pwd_file)}
-        done = subprocess.run(
-            ["bash", "-c", script], env={**self._env, **files}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if shown is not None else subprocess.PIPE, text=True, timeout=170, check=False,
-        )  # fmt: skip
-        output = done.stdout + (done.stderr or "")
+        typed = self._here(command)
+        plain = _PLAIN.fullmatch(typed)
+        done = run_command(shlex.split(plain[1]), self._where, self._env) if plain else self._in_shell(typed)
+        self._compared(block, command, *done, shown)
+
+    def _compared(self, block: Block, command: str, code: int, output: str, shown: str | None) -> None:
         told = f"{block.where}: {command}\n{self._there(output)}"
-        assert (done.returncode == 0) != bool(shown and failure_shown(shown)), told
+        assert (code == 0) != bool(shown and failure_shown(shown)), told
         if shown:
             assert agrees(shown, self._there(squeezed(output))), f"{told}\n--- the page shows:\n{shown}"
+
+    def _in_shell(self, command: str) -> tuple[int, str]:
+        """Its exit status and what it printed; its variables and its folder stay for what is typed next."""
+        env_file, pwd_file = self.folder / "env", self.folder / "pwd"
+        files = {"WHERE": str(self._where), "ENV_FILE": str(env_file), "PWD_FILE": str(pwd_file)}
+        done = subprocess.run(
+            ["bash", "-c", _SCRIPT.format(command=command)], env={**self._env, **files}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=170, check=False,
+        )  # fmt: skip
         if env_file.exists():
             self._env = dict(entry.split("=", 1) for entry in env_file.read_text().split("\0") if "=" in entry)
             self._where = Path(pwd_file.read_text().strip())
             env_file.unlink()
+        return done.returncode, done.stdout
 
     def _here(self, text: str) -> str:
         for said, real in self._stand_ins.items():
@@ -111,29 +118,6 @@ class Reader:
         for said, real in (("/mnt", str(self.mnt)), *self._stand_ins.items()):
             text = text.replace(real, said)
         return text
-
-
-def run_forked(script: Path, env: Mapping[str, str]) -> str | None:
-    """Run a script in a process of its own, of a server that has Ray imported already; what it says if it fails."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ray_anystorage.train.run_config"])
-    output = script.with_suffix(".out")
-    process = server.Process(target=_run, args=(str(script), dict(env), str(output)))
-    process.start()
-    process.join(120)
-    if process.exitcode is None:
-        process.kill()
-    return output.read_text() if process.exitcode != 0 else None
-
-
-def _run(script: str, env: dict[str, str], output: str) -> None:
-    with open(output, "wb") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(os.path.dirname(script))
-    runpy.run_path(script, run_name="__main__")
 
 
 def failure_shown(shown: str) -> bool:

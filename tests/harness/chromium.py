@@ -19,12 +19,12 @@ _BEGIN, _END = "[[drawn:", ":drawn]]"
 _SCHEMES = {"dark": 0, "light": 1}  # as Blink numbers them
 
 
-def drawn(page: Path, script: str, scheme: Literal["light", "dark"] = "light", width: int = 900) -> Any:
+def drawn(page: Path, script: str, scheme: Literal["light", "dark"] = "light", width: int = 800) -> Any:
     """What an expression of JavaScript gives once a page is drawn, in a window so wide (pixels); plain values."""
     copy = page.with_name(f"{page.stem}-asked-{scheme}.html")
     asking = f"document.title = {json.dumps(_BEGIN)} + JSON.stringify({script}) + {json.dumps(_END)};"
     copy.write_text(page.read_text().replace("</body>", f"<script>{asking}</script></body>"))
-    said = _run(copy, scheme, "--dump-dom", f"--window-size={width},900").stdout
+    said = _run(copy, scheme, "--dump-dom", f"--window-size={width},600").stdout
     return json.loads(unescape(said.partition(_BEGIN)[2].partition(_END)[0]))
 
 
