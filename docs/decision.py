@@ -54,6 +54,13 @@ def _serves(environment: Environment, request: Request, tier: Tier) -> bool:
     return tier == "artifact" or (seen_by_all and fits(place, request))
 
 
+def _works(environment: Environment, request: Request, tier: Tier) -> bool:
+    """Whether a tier that nobody would choose otherwise can be used all the same."""
+    place = environment.place(tier)
+    several = (environment.nodes or 1) > 1
+    return place is not None and place.usable and fits(place, request) and not (tier == "local" and several)
+
+
 def _wider(environment: Environment, request: Request) -> list[Tier]:
     wider = NFS_TIERS[NFS_TIERS.index(TIER_OF[request.audience]) + 1 :]
     return [] if too_large(environment, request) else [t for t in wider if _serves(environment, request, t)]
@@ -83,14 +90,19 @@ def _continued(answer: Answer, environment: Environment, request: Request) -> bo
     runs = _runs(environment, request)
     if len(runs) > 1:
         return isinstance(answer, SeveralHomesError)
-    return isinstance(answer, AnyStorageError) or (answer.resumes and answer.tier == runs[0])
+    if not _works(environment, request, runs[0]):
+        return isinstance(answer, AnyStorageError)
+    return isinstance(answer, StoragePlan) and answer.resumes and answer.tier == runs[0]
 
 
 def _forced(answer: Answer, environment: Environment, request: Request) -> bool:
     runs = _runs(environment, request)
     if runs and request.tier not in runs:
         return isinstance(answer, HomeElsewhereError)
-    return isinstance(answer, AnyStorageError) or answer.tier == request.tier
+    fails = request.tier is None or not _works(environment, request, request.tier)
+    if fails and isinstance(answer, AnyStorageError):
+        return True
+    return isinstance(answer, StoragePlan) and answer.tier == request.tier
 
 
 def _own_error(answer: Answer, environment: Environment, request: Request) -> bool:
