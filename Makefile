@@ -1,10 +1,10 @@
-# demo, test, lint, soak, bench, clean: each makes its own virtual environment in .venv when it has to.
+# demo, test, lint, soak, docs, bench, clean: each makes its own virtual environment in .venv when it has to.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEFINITION := setup.cfg pyproject.toml
 
-.PHONY: demo test lint soak bench bench-full install-test clean
+.PHONY: demo test lint soak docs pictures bench bench-full install-test clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -21,6 +21,15 @@ lint: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
+
+# The site, in site/; a broken link or reference fails it (not with --quiet). The variable quiets a notice of the builder's.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
+# The screenshots in docs/, taken anew; wants chromium.
+pictures: $(VENV)/.installed-test
+	TAKE_PICTURES=true $(BIN)/python -m pytest -q tests/docs/test_pictures.py
 
 # Ten minutes, and the picture in README.md; `make bench-full` has every shape and takes hours.
 bench: $(VENV)/.boto3
@@ -44,7 +53,7 @@ $(VENV)/.boto3: $(VENV)/.installed-bench
 install-test: $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) .azurite build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .azurite build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 …")'

@@ -77,10 +77,10 @@ class Home:
         assert data is not None
         store_data(data, scan(str(source)), part)
 
-    def snapshot(self, *names: str) -> None:
-        """Ray's snapshot, which names these checkpoints, the last one as the latest."""
+    def snapshot(self, *names: str, metric: str = "n") -> None:
+        """Ray's snapshot, which names these checkpoints, the last one as the latest; the metric of the n-th is n."""
         results = [
-            {"version": 0, "checkpoint_dir_name": name, "metrics": {"n": n}} for n, name in enumerate(names, start=1)
+            {"version": 0, "checkpoint_dir_name": name, "metrics": {metric: n}} for n, name in enumerate(names, start=1)
         ]
         state = _CheckpointManagerState(
             ray_version=ray.__version__,
