@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from ray_anystorage.units import format_size
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -57,15 +59,19 @@ def show(timelines: Sequence[Timeline]) -> None:
 
     out = console()
     width = max(_NARROWEST, min(_WIDEST, out.width - _BESIDE))
-    longest = max((sum(_seconds(one, line)) + _late(one, line) for one in timelines for line in one.ranks), default=0.0)
+    longest = max((_late(one, line) + sum(_seconds(one, line)) for one in timelines for line in one.ranks), default=0.0)
     if not longest:
         out.print("Nothing is known of when its checkpoints were saved.")
         return
-    out.print(_table(timelines, width, longest))
-    legend = Text()
-    for phase, character, style in _PHASES:
-        legend.append(f"{character * 2} {phase}  ", style=style)
-    out.print(legend)
+    out.print(_table([], width, longest, header=True))
+    for one in timelines:
+        out.print(Text(_heading(one), style="bold"), soft_wrap=True)
+        if one.ranks:
+            out.print(_table([one], width, longest))
+        for line in (line for line in one.ranks if line.detour is not None):
+            out.print(prose(f"! rank {line.rank}: {line.detour}", indent="  ", style="yellow"))
+    legend = (Text(f"{character * 2} {phase}  ", style=style) for phase, character, style in _PHASES)
+    out.print(Text.assemble(*legend))
     out.print(prose(f"While a part is staged, training stands still. {_CLOCKS}", style="dim"))
     if (skew := max(one.skew for one in timelines)) > 0:
         out.print(
@@ -73,35 +79,31 @@ def show(timelines: Sequence[Timeline]) -> None:
         )
 
 
-def _table(timelines: Sequence[Timeline], width: int, longest: float) -> Table:
+def _table(timelines: Sequence[Timeline], width: int, longest: float, *, header: bool = False) -> Table:
+    """Columns are as wide for each checkpoint, whose name stands above them."""
     from rich.table import Table
     from rich.text import Text
 
-    from ray_anystorage.units import format_size
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Checkpoint", overflow="fold")
-    table.add_column("Size", justify="right", no_wrap=True)
-    table.add_column("Place", no_wrap=True)
-    table.add_column(f"0 … {_short(longest)}", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=header)
+    table.add_column("", width=8, no_wrap=True)
+    table.add_column("Size", justify="right", width=9, no_wrap=True)
+    table.add_column("Place", width=10, no_wrap=True)
+    table.add_column(f"0 … {_short(longest)}", width=width, no_wrap=True)
     for phase, _, style in _PHASES:
-        table.add_column(phase, justify="right", style=style, no_wrap=True)
+        table.add_column(phase, justify="right", style=style, width=7, no_wrap=True)
     for one in timelines:
-        table.add_row(one.checkpoint, format_size(one.size) if one.ranks else "", "", _when(one), style="bold")
         for line in one.ranks:
             place = Text(line.place) if line.detour is None else Text(f"{line.place} !", style="yellow")
-            figures = [_short(seconds) for seconds in _seconds(one, line)] if line.course else ["-"] * len(_PHASES)
+            figures = [_short(seconds) for seconds in _seconds(one, line)] or ["-"] * len(_PHASES)
             bar = _bar(_late(one, line), _seconds(one, line), width / longest)
             table.add_row(f"  rank {line.rank}", format_size(line.bytes), place, bar, *figures)
-            if line.detour is not None:
-                table.add_row("", "", "", Text(f"! {line.detour}", style="yellow", overflow="ellipsis"))
     return table
 
 
-def _when(one: Timeline) -> str:
-    if one.problem is not None:
-        return one.problem
-    return "saved without times" if one.start is None else f"{(_instant(one.start) or '')[:-10].replace('T', ' ')} UTC"
+def _heading(one: Timeline) -> str:
+    size = [format_size(one.size)] if one.ranks else []
+    start = "saved without times" if one.start is None else f"{(_instant(one.start) or '')[:-10].replace('T', ' ')} UTC"
+    return ", ".join([one.checkpoint, *size, one.problem or start])
 
 
 def _late(one: Timeline, line: RankLine) -> float:
