@@ -143,6 +143,9 @@ class Bar:
     def update(self, more: int) -> None:
         self.n += more
 
+    def refresh(self) -> None:
+        assert self.n == 0
+
     def close(self) -> None:
         self.closed = True
 
@@ -163,12 +166,15 @@ def test_a_bar_comes_after_five_seconds_and_goes_with_the_transfer() -> None:
     assert not made
     now = 5.1
     bars.heard(Moved(2, 50))
-    assert [(bar.what, bar.n) for bar in made] == [({"desc": "saving one", "total": 100, "unit": "B"}, 50)]
+    assert [(bar.what, bar.n) for bar in made] == [({"desc": "saving one, the last 50 B", "total": 50, "unit": "B"}, 0)]
+    bars.heard(Moved(2, 60))
+    assert made[0].n == 10
     bars.heard(Moved(2, 130))
-    assert made[0].n == 100, "a file that grew is no more than all"
+    assert made[0].n == 50, "a file that grew is no more than all"
+    bars.heard(Moved(2, 60))
     assert not made[0].closed
     bars.heard(Ended(upload, 6.0, None, None))
-    assert made[0].closed
+    assert (made[0].closed, made[0].n) == (True, 50)
     bars.heard(Began(3, None, "upload", None, 100))
     now = 20.0
     bars.heard(Moved(3, 50))
