@@ -38,7 +38,7 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
             attempt = storage.attempt
         hold_run(enter_node(self._recipe, attempt), self._recipe)
         use_local_temporary_directory(self._recipe)
-        observe(self._recipe)
+        observe(self._recipe, get_train_context().get_world_rank())
 
     def before_worker_shutdown(self) -> None:
         """Remove what waits to be saved: the run takes no reports of this attempt any more."""

@@ -21,14 +21,18 @@ class Bars:
 
     Parameters
     ----------
+    who
+        Says whose they are, before all else.
     bar
         Makes one of its ``desc``, ``total`` and ``unit``.
     clock
         Seconds.
     """
 
-    def __init__(self, bar: Callable[..., Any] = progress_bar, clock: Callable[[], float] = time.monotonic) -> None:
-        self._make, self._clock = bar, clock
+    def __init__(
+        self, who: str = "", bar: Callable[..., Any] = progress_bar, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._who, self._make, self._clock = who, bar, clock
         self._lock = threading.Lock()
         self._since: dict[int, tuple[Began, float]] = {}  # by number of the operation
         self._shown: dict[int, _Shown] = {}
@@ -59,7 +63,7 @@ class Bars:
         if shown is not None:
             shown.bar.update(min(event.bytes - shown.before, shown.left) - shown.bar.n)
         elif (left := (known[0].bytes or 0) - event.bytes) > 0:
-            words = f"{_WORDS[known[0].what]} {known[0].checkpoint}, the last {format_size(left)}"
+            words = f"{self._who}{_WORDS[known[0].what]} {known[0].checkpoint}, the last {format_size(left)}"
             shown = self._shown[event.number] = _Shown(event.bytes, left, self._make(desc=words, total=left, unit="B"))
             shown.bar.refresh()
 

@@ -132,7 +132,7 @@ def test_a_terminal_shows_long_saves_and_restores(ray_cluster: RayCluster, slow:
     text = driven(ray_cluster, env, said, terminal=True)
     assert waited.keys() == rule.quick.keys(), text[-5000:]
     assert min(waited.values()) > 4.5, "nothing is shown of what is over soon"
-    assert re.search(r"pid=\d+\) \S*saving checkpoint_\S+, the last \S+ MB: 100%", text), text[-5000:]
+    assert re.search(r"pid=\d+\) \S*rank 0: saving checkpoint_\S+, the last \S+ MB: 100%", text), text[-5000:]
     assert "magic" not in text, "of a bar's state nothing but the bar is shown"
 
 

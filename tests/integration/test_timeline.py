@@ -18,6 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 import ray_anystorage as anystorage
 from ray_anystorage.cli.main import main
+from tests.harness.ray_cluster import RayCluster
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
@@ -42,7 +43,7 @@ def asked(*arguments: str) -> str:
     return done.output
 
 
-def test_a_runs_checkpoints_carry_their_times(site: Path) -> None:
+def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluster) -> None:
     start = datetime.now(timezone.utc)
     DataParallelTrainer(
         train,
@@ -62,9 +63,22 @@ def test_a_runs_checkpoints_carry_their_times(site: Path) -> None:
         assert at(after) < datetime.fromisoformat(first["committed"]), "training went on meanwhile"
         assert at(after, "begun") >= at(before, "sent"), "one after the other"
     assert [line["staged"] for line in third["ranks"]] == [0, 0], "the training waited for it"
+    assert sorted(saves_in_ray_trains_logs(ray_cluster)) == sorted(
+        2 * [one["checkpoint"] for one in (first, second, third)]
+    )
     shown = asked("timed", "--timeline")
     assert shown.count("rank 0") == shown.count("rank 1") == 3
     assert "█" in shown
+
+
+def saves_in_ray_trains_logs(cluster: RayCluster) -> list[str]:
+    """Names of the checkpoints that structured records of this run's saves speak of."""
+    found = []
+    for path in (cluster.directory / "session_latest" / "logs" / "train").glob("ray-train-sys-worker-*.log"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        fields = [one["anystorage"] for one in records if "anystorage" in one and one["run_name"] == "timed"]
+        found += [one["checkpoint"] for one in fields if one["event"] == "save" and one["bytes"] == SIZE]
+    return found
 
 
 def at(line: dict[str, Any], what: str | None = None) -> datetime:

@@ -156,7 +156,7 @@ def test_a_bar_comes_after_five_seconds_and_goes_with_the_transfer() -> None:
 
     made: list[Bar] = []
     now = 0.0
-    bars = Bars(lambda **what: made.append(Bar(**what)) or made[-1], clock=lambda: now)  # type: ignore[func-returns-value]
+    bars = Bars("rank 3: ", lambda **what: made.append(Bar(**what)) or made[-1], clock=lambda: now)  # type: ignore[func-returns-value]
     save = Began(1, None, "save", "one", None)
     upload = Began(2, 1, "upload", "one", 100)
     for event in (save, upload, Moved(2, 10)):
@@ -166,7 +166,9 @@ def test_a_bar_comes_after_five_seconds_and_goes_with_the_transfer() -> None:
     assert not made
     now = 5.1
     bars.heard(Moved(2, 50))
-    assert [(bar.what, bar.n) for bar in made] == [({"desc": "saving one, the last 50 B", "total": 50, "unit": "B"}, 0)]
+    assert [(bar.what, bar.n) for bar in made] == [
+        ({"desc": "rank 3: saving one, the last 50 B", "total": 50, "unit": "B"}, 0)
+    ]
     bars.heard(Moved(2, 60))
     assert made[0].n == 10
     bars.heard(Moved(2, 130))
