@@ -54,9 +54,10 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """CPU seconds of a round trip with everything that listens, of those the listeners', and without."""
+    """CPU seconds of a round trip with everything that listens, of those the metrics' and all listeners', and without."""
 
     heard: float
+    metrics: float
     inside: float
     unheard: float
 
@@ -109,7 +110,8 @@ def played(work: Path, shape: Shape, rounds: int, listeners: Sequence[events.Lis
             took[heard] = cpu(lambda: round_trip(work, files))
             for stop in stops:
                 stop()
-        yield Took(took[True], sum(one.seconds for one in metered), took[False])
+        seconds = [one.seconds for one in metered]
+        yield Took(took[True], seconds[0], sum(seconds), took[False])
 
 
 @click.command()
@@ -118,23 +120,20 @@ def played(work: Path, shape: Shape, rounds: int, listeners: Sequence[events.Lis
 def main(rounds: int, work: str) -> None:
     """Show what listening costs."""
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    table = Table("round trip of", "CPU s without", "with / without", "in the listeners", box=None)
+    table = Table("round trip of", "CPU s without", "with / without", "in metrics", "in all that listens", box=None)
     try:
         for listener in (logs.heard, spans.heard):
             events._listeners.remove(listener)  # those that every process has: here they are in the half that listens
-        listeners = [logs.heard, spans.heard, Metrics.of("cluster").heard, Bars().heard]
+        listeners = [Metrics.of("cluster").heard, logs.heard, spans.heard, Bars().heard]
         for shape in _SHAPES:
             with tempfile.TemporaryDirectory(dir=work, prefix="anystorage-telemetry-") as directory, filed(directory):
                 took = list(played(Path(directory), shape, rounds, listeners))
             figure = ratio([one.heard for one in took], [one.unheard for one in took])
+            metrics = statistics.median(one.metrics / one.heard for one in took)
             inside = statistics.median(one.inside / one.heard for one in took)
             median = statistics.median(one.unheard for one in took)
-            table.add_row(
-                str(shape),
-                f"{median:.3f}",
-                f"{figure.mean:.4f} ({figure.low:.4f} to {figure.high:.4f})",
-                f"{inside:.3%}",
-            )
+            interval = f"{figure.mean:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+            table.add_row(str(shape), f"{median:.4f}", interval, f"{metrics:.2%}", f"{inside:.2%}")
     finally:
         ray.shutdown()
     Console().print(table)

@@ -15,6 +15,8 @@ from ray_anystorage.errors import AnyStorageError
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
+_ROUNDED = 0.003  # seconds; three times are stored to the millisecond
+
 
 @dataclass(frozen=True, slots=True)
 class RankLine:
@@ -78,7 +80,9 @@ class Timeline:
     def skew(self) -> float:
         """Seconds that two clocks differed by at least: a commit follows all that it commits."""
         sent = max((line.sent for line in self.ranks if line.sent is not None), default=None)
-        return 0.0 if sent is None or self.committed is None else max(0.0, sent - self.committed)
+        if sent is None or self.committed is None or sent - self.committed < _ROUNDED:
+            return 0.0
+        return sent - self.committed
 
     @property
     def end(self) -> float | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+_LATEST = 1e11  # seconds; the year 5138
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -72,5 +74,18 @@ def read_course(values: object) -> Course | None:
         return None
     if not isinstance(values, list):
         raise TypeError(f"{values!r} is no list of times")
-    queued, staged, begun, sent = map(float, values)
+    queued, staged, begun, sent = map(read_time, values)
     return Course(queued, staged, begun, sent)
+
+
+def read_time(value: object) -> float:
+    """Parse an instant in Unix seconds, or a duration: a number that a calendar can show.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:
+        raise ValueError(f"{value!r} is no time")
+    return float(value)

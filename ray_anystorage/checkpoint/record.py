@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray_anystorage.checkpoint.course import read_time
 from ray_anystorage.checkpoint.manifest import FOLDER, check_path
 from ray_anystorage.checkpoint.sealed import seal, unseal
 from ray_anystorage.errors import ManifestError
@@ -97,7 +98,7 @@ def _parse(values: dict[str, Any]) -> Record:
         size=int(values["size"]),
         listing=tuple((check_path(path), int(size)) for path, size in values["listing"]),
         report=int(values["report"]),
-        committed=None if committed is None else float(committed),
+        committed=None if committed is None else read_time(committed),
     )
 
 

@@ -49,11 +49,18 @@ def test_what_earlier_versions_wrote_has_no_times_and_is_read() -> None:
     assert read_record(record) == Record("a1", (0,), 1, 5)
 
 
-@pytest.mark.parametrize("course", [5, [1, 2], ["a", 1, 2, 3], {"queued": 1}])
+@pytest.mark.parametrize(
+    "course", [5, [1, 2], ["a", 1, 2, 3], {"queued": 1}, [1, 2, 3, -1], [1e12, 1, 2, 3], [float("nan"), 1, 2, 3]]
+)
 def test_times_that_are_none_are_no_manifest(course: object) -> None:
     written = manifest(Course(NOON, 0, 1, 2))
     with pytest.raises(ManifestError):
         read_manifest(written.name, resealed(written.to_bytes(), course=course))
+
+
+def test_a_record_of_no_time_is_no_record() -> None:
+    with pytest.raises(ManifestError):
+        read_record(resealed(Record("a1", (0,), 1, 5).to_bytes(), committed=float("inf")))
 
 
 def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
