@@ -54,7 +54,7 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """CPU seconds of a round trip with everything that listens, of those the metrics' and all listeners', and without."""
+    """CPU seconds of a round trip with all that listens, of those the metrics' and all listeners', and without."""
 
     heard: float
     metrics: float
