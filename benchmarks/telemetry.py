@@ -120,7 +120,7 @@ def played(work: Path, shape: Shape, rounds: int, listeners: Sequence[events.Lis
 def main(rounds: int, work: str) -> None:
     """Show what listening costs."""
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    table = Table("round trip of", "CPU s without", "with / without", "in metrics", "in all that listens", box=None)
+    table = Table("round trip of", "CPU s without", "with / without", "metrics", "all", box=None)
     try:
         for listener in (logs.heard, spans.heard):
             events._listeners.remove(listener)  # those that every process has: here they are in the half that listens
