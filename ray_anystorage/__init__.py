@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ray_anystorage import errors
+from ray_anystorage import errors, events
 from ray_anystorage._version import __version__
+from ray_anystorage.telemetry import logs, spans
 
 if TYPE_CHECKING:
     from ray_anystorage import dcp
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ray_anystorage.stored import best_checkpoint, promote, results
     from ray_anystorage.tier_filesystem import filesystem
     from ray_anystorage.train.checkpoint import Checkpoint
+
+events.listen(logs.heard)
+events.listen(spans.heard)
 
 _HOME_OF = {
     "Checkpoint": "train.checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ class StorageRecipe:
         Where the run's TensorBoard logs and common files go, or ``None`` where no mount serves.
     why, credentials
         For the one line that the run logs at its start.
+    terminal
+        True where the run was planned in a terminal, so that somebody sees how far a long save is.
     """
 
     name: str
@@ -79,6 +82,7 @@ class StorageRecipe:
     artifacts_root: str | None
     why: str
     credentials: str
+    terminal: bool = False
 
     @property
     def bucket_variables(self) -> dict[str, str]:
@@ -139,6 +143,7 @@ def storage_recipe(
         artifacts_root=resolved.artifacts_root,
         why=" ".join(plan.reasons),
         credentials=plan.credentials,
+        terminal=sys.stderr.isatty(),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_anystorage.checkpoint.course import Course, read_course
 from ray_anystorage.checkpoint.sealed import seal, unseal
 from ray_anystorage.errors import ManifestError, ManifestTooNewError
 from ray_anystorage.transfer.digest import ALGORITHM, CHUNK_BYTES
@@ -61,6 +62,8 @@ class Manifest:
         That storing the data took.
     report
         Which of the run's reports it was saved for: another one may use the same checkpoint name in the same attempt.
+    course
+        When it had come how far; ``None`` where an earlier version of this package wrote it.
     """
 
     attempt: str
@@ -74,6 +77,7 @@ class Manifest:
     detour: str | None = None
     seconds: float = 0.0
     report: int = 0
+    course: Course | None = None
 
     @property
     def name(self) -> str:
@@ -102,6 +106,7 @@ class Manifest:
                 "detour": self.detour,
                 "seconds": round(self.seconds, 3),
                 "report": self.report,
+                "course": self.course.to_list() if self.course is not None else None,
             }
         )
 
@@ -193,6 +198,7 @@ def _parse(values: dict[str, Any]) -> Manifest:
         detour=None if values["detour"] is None else str(values["detour"]),
         seconds=float(values["seconds"]),
         report=int(values["report"]),
+        course=read_course(values.get("course")),
     )
 
 

@@ -31,7 +31,7 @@ from ray_anystorage.errors import (
     RequestError,
     StorageError,
 )
-from ray_anystorage.events import Restored, Source, tell
+from ray_anystorage.events import Restored, Source, operation
 from ray_anystorage.home.atomic import write_atomically
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
@@ -135,8 +135,12 @@ class Opened:
                 fetch(Sources(self.sources.home, PosixStore), replace(contents, files=files), target)
         else:
             self._tell(contents)
-            with self._quarantining(contents):
+            with (
+                self._quarantining(contents),
+                operation("restore", checkpoint=self.name, size=contents.size) as under_way,
+            ):
                 fetch(self.sources, contents, target)
+                under_way.outcome = Restored("store", contents.size)
         self._refresh_metadata(target)
 
     def open(self, path: str) -> BinaryIO:
@@ -184,10 +188,10 @@ class Opened:
 
     def _told(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> str:
         """Have the files ready, and tell where they came from and how long that took."""
-        start = time.monotonic()
-        directory, source = self._ready(contents, verify, stack)
-        tell(Restored(source, contents.size, time.monotonic() - start))
-        return directory
+        with operation("restore", checkpoint=self.name, size=contents.size) as under_way:
+            directory, source = self._ready(contents, verify, stack)
+            under_way.outcome = Restored(source, contents.size)
+            return directory
 
     def _ready(self, contents: Contents, verify: Verify, stack: contextlib.ExitStack) -> tuple[str, Source]:
         kept = self._entry(contents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -34,6 +35,7 @@ from ray_anystorage.errors import (
     RankConflictError,
     ShortReadError,
 )
+from ray_anystorage.events import Committed, Placed, operation
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
@@ -127,7 +129,7 @@ def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Co
     Returns
     -------
     Contents
-        What is in it. Doing it again changes nothing.
+        What is in it. Doing it again changes nothing but the time of the record.
 
     Raises
     ------
@@ -138,6 +140,13 @@ def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Co
     StorageError
         The home cannot be read or written.
     """
+    with operation("commit", checkpoint=checkpoint) as under_way:
+        contents = _commit(home, checkpoint, attempt, report)
+        under_way.outcome = Committed(_placed(contents), contents.size)
+        return contents
+
+
+def _commit(home: Store, checkpoint: str, attempt: str, report: int) -> Contents:
     names, manifests = _steadily(home, checkpoint, partial(_of_report, home, checkpoint, attempt, report))
     _refuse_later(checkpoint, names_below(home, f"{checkpoint}/{FOLDER}"), attempt, report)
     if not manifests and RECORD in names:
@@ -147,9 +156,15 @@ def commit(home: Store, checkpoint: str, attempt: str, *, report: int = 0) -> Co
         patiently(lambda: home.delete([damaged_key(checkpoint)]))
     if isinstance(home, PosixStore) and all(manifest.location is None for manifest in manifests):
         patiently(lambda: home.delete([f"{checkpoint}/{POINTER}"]))  # of an earlier report, which was spilled
-    record = Record(attempt, contents.ranks, contents.world_size, contents.size, report=report)
+    record = Record(attempt, contents.ranks, contents.world_size, contents.size, report=report, committed=time.time())
     write(home, record_key(checkpoint), record.to_bytes())
     return contents
+
+
+def _placed(contents: Contents) -> Placed:
+    if contents.detours:
+        return "fallen_back"
+    return "routed" if set(contents.locations) - {None} else "home"
 
 
 def _of_report(
@@ -169,7 +184,7 @@ def _refuse_later(checkpoint: str, names: dict[str, int], attempt: str, report: 
 def commit_external(home: Store, checkpoint: str, *, report: int = 0) -> Contents:
     """Write the record of a checkpoint that somebody else stored: what can be listed of it, and no digest."""
     listing = tuple(sorted(_listed(home, checkpoint)[0].items()))
-    record = Record(None, (), 0, sum(size for _, size in listing), listing, report)
+    record = Record(None, (), 0, sum(size for _, size in listing), listing, report, time.time())
     write(home, record_key(checkpoint), record.to_bytes())
     return _external(checkpoint, record)
 

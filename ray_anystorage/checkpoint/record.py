@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray_anystorage.checkpoint.course import read_time
 from ray_anystorage.checkpoint.manifest import FOLDER, check_path
 from ray_anystorage.checkpoint.sealed import seal, unseal
 from ray_anystorage.errors import ManifestError
@@ -37,6 +38,9 @@ class Record:
         Path and bytes of each file of an external checkpoint, as they were when it was reported.
     report
         Which of the run's reports it came with: that orders its checkpoints.
+    committed
+        When, in Unix seconds by the clock of the node that wrote it; ``None`` where an earlier version of this package
+        did.
     """
 
     attempt: str | None
@@ -45,6 +49,7 @@ class Record:
     size: int
     listing: tuple[tuple[str, int], ...] = ()
     report: int = 0
+    committed: float | None = None
 
     @property
     def external(self) -> bool:
@@ -62,6 +67,7 @@ class Record:
                 "size": self.size,
                 "listing": [list(item) for item in self.listing],
                 "report": self.report,
+                "committed": None if self.committed is None else round(self.committed, 3),
             }
         )
 
@@ -84,7 +90,7 @@ def read_record(content: bytes) -> Record:
 
 
 def _parse(values: dict[str, Any]) -> Record:
-    attempt = values["attempt"]
+    attempt, committed = values["attempt"], values.get("committed")
     return Record(
         attempt=None if attempt is None else str(attempt),
         ranks=tuple(int(rank) for rank in values["ranks"]),
@@ -92,6 +98,7 @@ def _parse(values: dict[str, Any]) -> Record:
         size=int(values["size"]),
         listing=tuple((check_path(path), int(size)) for path, size in values["listing"]),
         report=int(values["report"]),
+        committed=None if committed is None else read_time(committed),
     )
 
 

@@ -21,6 +21,7 @@ from ray_anystorage.errors import (
     RequestError,
     ShortReadError,
 )
+from ray_anystorage.events import operation
 from ray_anystorage.home.store import watched
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunks_of_file, file_digest
@@ -166,9 +167,14 @@ def verify_in_place(contents: Contents, directory: str, *, content: bool = True,
             faults[file.path] = fault
 
     def check_all(cancel: Cancel, moved: Moved) -> None:
-        run_tasks((partial(check, file, cancel, moved) for file in contents.files), _READERS, cancel)
+        def read(size: int) -> None:
+            moved(size)
+            under_way.moved(size)
 
-    watched(home, check_all, f"verify checkpoint {contents.checkpoint}")
+        run_tasks((partial(check, file, cancel, read) for file in contents.files), _READERS, cancel)
+
+    with operation("verify", checkpoint=contents.checkpoint, size=contents.size) as under_way:
+        watched(home, check_all, f"verify checkpoint {contents.checkpoint}")
     if faults or unread:
         named = ", ".join(f"{path} ({fault})" for path, fault in sorted({**unread, **faults}.items()))
         kind = CheckpointCorruptedError if faults else CheckpointUnreadableError

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from ray_anystorage.checkpoint.course import Course
 from ray_anystorage.checkpoint.manifest import (
     FOLDER,
     METADATA,
@@ -184,6 +185,7 @@ def write_manifest(
     location: str | None = None,
     detour: str | None = None,
     seconds: float = 0.0,
+    course: Course | None = None,
 ) -> Manifest:
     """Say what was stored; durable when this returns, and only then may the rank report.
 
@@ -210,6 +212,7 @@ def write_manifest(
         directories=tree.empty,
         detour=detour,
         seconds=seconds,
+        course=course,
     )
     write(home, f"{part.checkpoint}/{FOLDER}/{manifest.name}", manifest.to_bytes())
     home.settle()

@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from ray_anystorage.checkpoint.cache import CachedFile, NodeCache
 from ray_anystorage.checkpoint.cache_entry import Entry
+from ray_anystorage.checkpoint.course import Handed
+from ray_anystorage.checkpoint.job import Job, Placed
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.manifest import Manifest
 from ray_anystorage.checkpoint.read import record_of
@@ -20,7 +23,7 @@ from ray_anystorage.checkpoint.routing import Route, another_place_may_do, fits,
 from ray_anystorage.checkpoint.save import Part, begin, data_of, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import Tree, scan
 from ray_anystorage.errors import ManifestError, ObjectMissingError, StorageError
-from ray_anystorage.events import Saved, tell
+from ray_anystorage.events import Saved, operation
 from ray_anystorage.home.atomic import is_full
 from ray_anystorage.home.filesystem import full_error
 from ray_anystorage.home.store import HomeStore
@@ -43,33 +46,6 @@ class Writers:
 
     folder: str
     most: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One save: what, as which part, and what other attempts stored under the checkpoint's name."""
-
-    tree: Tree
-    part: Part
-    former: tuple[Manifest, ...]
-
-    def known_in(self, data: Store, *, spilled: bool) -> Iterator[Stored]:
-        """What may be there; the engine looks before it relies on it."""
-        name = self.part.checkpoint
-        for manifest in self.former:
-            if manifest.location == (f"{data.uri}/{name}" if spilled else None):
-                for file in manifest.files:
-                    yield Stored(f"{name}/{file.path}", file.size, file.digest, file.chunks, etag=file.etag)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """What was stored, in which folder of the bucket if not in the run home, why there, and how long that took."""
-
-    files: tuple[Stored, ...]
-    location: str | None
-    detour: str | None
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -105,7 +81,13 @@ class Saver:
     journal: Journal = field(default_factory=Journal)
     _last: str | None = None
 
-    def save(self, directory: str, part: Part, allowed: Callable[[], object] | None = None) -> Manifest:
+    def save(
+        self,
+        directory: str,
+        part: Part,
+        allowed: Callable[[], object] | None = None,
+        handed: Handed | None = None,
+    ) -> Manifest:
         """Save a directory as this rank's part of a checkpoint; all of it is durable when this returns.
 
         Tried again after a failure or a crash, it does not send again what was stored before. What did not change
@@ -115,6 +97,8 @@ class Saver:
         ----------
         allowed
             As :func:`ray_anystorage.checkpoint.save.begin` takes it.
+        handed
+            When it was handed over by a training that goes on; ``None`` where that waits for the save.
 
         Raises
         ------
@@ -123,10 +107,21 @@ class Saver:
         StorageError, OSError
             No place took it.
         """
+        with operation("save", checkpoint=part.checkpoint) as under_way:
+            manifest = self._save(directory, part, allowed, handed)
+            on_mount = isinstance(self.home, PosixStore) and not manifest.location
+            store: Literal["mount", "bucket"] = "mount" if on_mount else "bucket"
+            under_way.outcome = Saved(store, manifest.size, manifest.detour is not None, handed is not None)
+            return manifest
+
+    def _save(
+        self, directory: str, part: Part, allowed: Callable[[], object] | None, handed: Handed | None
+    ) -> Manifest:
         start = time.monotonic()
+        handed = handed or Handed.at(start)
         tree = scan(directory)
         begun = begin(self.home, part, tree.size, allowed)
-        job = _Job(tree, part, begun.former)
+        job = Job(tree, part, begun.former, handed, start)
         chosen = self._route(tree, begun.others)
         with ThreadPoolExecutor(1) as beside, self.journal.writing():
             placed = self._place(job, chosen)
@@ -141,8 +136,6 @@ class Saver:
             self.journal.saved(part.checkpoint)
         kept.result()
         self._last = part.checkpoint
-        on_mount, seconds = isinstance(self.home, PosixStore) and not manifest.location, time.monotonic() - start
-        tell(Saved("mount" if on_mount else "bucket", manifest.size, seconds, manifest.detour is not None))
         return manifest
 
     def _route(self, tree: Tree, others: int) -> Route:
@@ -165,7 +158,7 @@ class Saver:
             logger.warning("the record of checkpoint %s cannot be read: %s", self._last, error)
             return None
 
-    def _place(self, job: _Job, chosen: Route) -> _Placed:
+    def _place(self, job: Job, chosen: Route) -> Placed:
         try:
             return self._store(job, spilled=chosen.spill, detour=chosen.reason if chosen.lacks_room else None)
         except Exception as error:
@@ -173,7 +166,7 @@ class Saver:
                 raise
             return self._detour(job, chosen, error)
 
-    def _tell(self, job: _Job, chosen: Route, placed: _Placed) -> Manifest:
+    def _tell(self, job: Job, chosen: Route, placed: Placed) -> Manifest:
         """Write the manifest. A failure here is the home's, and says nothing of the place of the data."""
         try:
             return self._write_manifest(job, placed)
@@ -182,7 +175,7 @@ class Saver:
                 raise
             return self._write_manifest(job, self._detour(job, chosen, error))  # the data takes the room that it needs
 
-    def _write_manifest(self, job: _Job, placed: _Placed) -> Manifest:
+    def _write_manifest(self, job: Job, placed: Placed) -> Manifest:
         return write_manifest(
             self.home,
             job.tree,
@@ -191,9 +184,10 @@ class Saver:
             location=placed.location,
             detour=placed.detour,
             seconds=placed.seconds,
+            course=job.handed.course(job.begun, placed.sent),
         )
 
-    def _detour(self, job: _Job, chosen: Route, error: Exception) -> _Placed:
+    def _detour(self, job: Job, chosen: Route, error: Exception) -> Placed:
         """Store the data in the other place, loudly, or raise what the first place said."""
         failed, other = ("bucket", "run home") if chosen.spill else ("run home", "bucket")
         if chosen.spill and isinstance(self.home, HomeStore) and not fits(job.tree.size, self.home.free_bytes()):
@@ -215,7 +209,7 @@ class Saver:
         except OSError as error:
             logger.warning("what was stored of checkpoint %s stays in the run home: %s", part.checkpoint, error)
 
-    def _store(self, job: _Job, *, spilled: bool, detour: str | None = None) -> _Placed:
+    def _store(self, job: Job, *, spilled: bool, detour: str | None = None) -> Placed:
         began, location = time.monotonic(), None
         if spilled and self.spill is not None:
             data = self.spill()
@@ -225,12 +219,13 @@ class Saver:
             stored = self._upload_to_mount(self.home, job)
         else:
             stored = self._upload(self.home, job, spilled=False)
-        return _Placed(stored, location, detour, time.monotonic() - began)
+        sent = time.monotonic()
+        return Placed(stored, location, detour, sent - began, sent)
 
     def _upload(
         self,
         data: Store,
-        job: _Job,
+        job: Job,
         *,
         spilled: bool,
         cancel: Cancel | None = None,
@@ -247,7 +242,7 @@ class Saver:
             patience=self.patience,
         )
 
-    def _upload_to_mount(self, home: HomeStore, job: _Job) -> tuple[Stored, ...]:
+    def _upload_to_mount(self, home: HomeStore, job: Job) -> tuple[Stored, ...]:
         what = f"save checkpoint {job.part.checkpoint}"
         with self._slots(home) as writers:
 
@@ -280,7 +275,7 @@ class Saver:
     def _entry(self, cache: NodeCache, part: Part) -> Entry:
         return cache.entry(self.run, part.checkpoint, part.attempt, part.report)
 
-    def _keep(self, job: _Job, stored: Collection[Stored]) -> None:
+    def _keep(self, job: Job, stored: Collection[Stored]) -> None:
         """Hard-link what was saved into the node's cache; a cache that fails is no reason to fail a save."""
         if self.cache is None:
             return

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ray_anystorage import events
+from ray_anystorage.checkpoint.course import Handed
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.staging_place import Place, remove
 from ray_anystorage.checkpoint.taking import can_move, copy_tree, is_below, move
 from ray_anystorage.checkpoint.tree import scan
 from ray_anystorage.errors import RequestError
-from ray_anystorage.events import tell
 from ray_anystorage.home.atomic import is_full
 from ray_anystorage.units import format_size
 
@@ -63,6 +63,7 @@ class Staging:
         self._changed = threading.Condition()
         self._waiting: dict[str, int] = {}  # bytes by directory
         self._failures: dict[str, BaseException] = {}  # by directory
+        self._handed: dict[str, Handed] = {}  # by directory
 
     def stage(self, directory: str, *, keep: bool) -> Staged | None:
         """Take a directory over, or copy it, so that the caller may write into it again at once.
@@ -91,7 +92,19 @@ class Staging:
         RequestError
             It holds the staging folder.
         """
-        start = time.monotonic()
+        with events.operation("stage") as under_way:
+            start = time.monotonic()
+            staged = self._stage(directory, keep=keep)
+            if staged is not None:
+                self._handed[staged.directory] = Handed.at(start)
+                under_way.outcome = events.Staged(staged.size, copied=staged.moved_from is None)
+            return staged
+
+    def handed(self, directory: str) -> Handed | None:
+        """When a staged directory was handed over; ``None`` for one that is not staged."""
+        return self._handed.get(directory)
+
+    def _stage(self, directory: str, *, keep: bool) -> Staged | None:
         if is_below(self.folder, directory):
             raise RequestError(f"{directory} cannot be reported: temporary files of the run lie in it")
         tree = scan(directory)
@@ -102,7 +115,6 @@ class Staging:
             return None
         try:
             if moves and move(directory, target):
-                tell(events.Staged(tree.size, time.monotonic() - start, copied=False))
                 return Staged(target, tree.size, directory)
             copy_tree(tree, target)
         except BaseException as error:
@@ -110,7 +122,6 @@ class Staging:
             if isinstance(error, OSError) and is_full(error):
                 return None
             raise
-        tell(events.Staged(tree.size, time.monotonic() - start, copied=True))
         return Staged(target, tree.size, None)
 
     def ended(self, directory: str, error: BaseException | None) -> None:
@@ -200,6 +211,7 @@ class Staging:
         with self._changed:
             self._waiting.pop(directory, None)
             self._failures.pop(directory, None)
+            self._handed.pop(directory, None)
             self._changed.notify_all()
 
 
@@ -219,6 +231,12 @@ def ended(directory: str, error: BaseException | None) -> None:
     staging = _current.get(os.getpid())
     if staging is not None:
         staging.ended(directory, error)
+
+
+def handed(directory: str) -> Handed | None:
+    """When this process handed a directory over to be saved; ``None`` for one that it did not stage."""
+    staging = _current.get(os.getpid())
+    return staging.handed(directory) if staging is not None else None
 
 
 def discard() -> None:

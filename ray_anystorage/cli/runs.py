@@ -29,9 +29,12 @@ _AGES = ((86400, "d"), (3600, "h"), (60, "min"))  # seconds
 @click.argument("name", required=False)
 @click.option("--metric", help="Show the best checkpoint by this metric.")
 @click.option("--mode", type=click.Choice(["max", "min"]), help="Which is best; goes with --metric.")
+@click.option("--timeline", is_flag=True, help="Draw when each checkpoint of NAME had come how far, rank by rank.")
 @click.option("--credentials", metavar="MODE", help="For the bucket: auto, ambient, reference, broker or env.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, errors included.")
-def runs(name: str | None, metric: str | None, mode: Mode | None, credentials: str | None, as_json: bool) -> None:
+def runs(
+    name: str | None, metric: str | None, mode: Mode | None, timeline: bool, credentials: str | None, as_json: bool
+) -> None:
     """List the runs and experiments of every tier, with their size, age and best metric.
 
     With NAME, which may also be the path or URI of a run home: what that one keeps, and where. Data is not read;
@@ -46,16 +49,30 @@ def runs(name: str | None, metric: str | None, mode: Mode | None, credentials: s
     """
     from ray_anystorage.catalog import require_mode
     from ray_anystorage.cli.text import working
+    from ray_anystorage.cli.timeline import show, timeline_dict
+    from ray_anystorage.timeline import timelines
 
     with failures_shown(as_json=as_json), working("Looking"):
         require_mode(metric, mode)
+        _require_name(name, timeline=timeline)
         entries, notes = _entries(name, metric, credentials)
+        courses = timelines(entries[0]) if timeline else None
     if as_json:
         shown = [entry_dict(entry, metric, mode, checkpoints=name is not None) for entry in entries]
-        write_json({"runs": shown, "not_looked_at": list(notes)})
+        drawn = {} if courses is None else {"timeline": [timeline_dict(course) for course in courses]}
+        write_json({"runs": shown, "not_looked_at": list(notes), **drawn})
     else:
         _show(entries, notes, metric, mode, one=name is not None)
+        if courses is not None:
+            show(courses)
     raise SystemExit(FAILED if notes or any(entry.problem for entry in entries) else 0)
+
+
+def _require_name(name: str | None, *, timeline: bool) -> None:
+    from ray_anystorage.errors import RequestError
+
+    if timeline and name is None:
+        raise RequestError("--timeline: say of which run, as in ray-anystorage runs NAME --timeline")
 
 
 def _entries(name: str | None, metric: str | None, credentials: str | None) -> tuple[Sequence[Entry], Sequence[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -156,7 +157,9 @@ class _Watch:
             finally:
                 ended.set()
 
-        threading.Thread(target=work, name=f"anystorage {what}", daemon=True).start()
+        # In the caller's context: what is told of the action is told as a part of what the caller does.
+        context = contextvars.copy_context()
+        threading.Thread(target=lambda: context.run(work), name=f"anystorage {what}", daemon=True).start()
         with self._cancelled_on_error():
             self._wait(ended, what)
         if errors:

@@ -8,9 +8,9 @@ from ray_anystorage.checkpoint import staging
 from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.hooks import ControllerCallback, WorkerCallback, get_train_context
-from ray_anystorage.train.metrics import count_events
 from ray_anystorage.train.node import enter_node, hold_run, use_local_temporary_directory
 from ray_anystorage.train.storage_context import AnyStorageContext, close_storage
+from ray_anystorage.train.telemetry import observe
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class NodeSetup(WorkerCallback):  # type: ignore[misc]
             attempt = storage.attempt
         hold_run(enter_node(self._recipe, attempt), self._recipe)
         use_local_temporary_directory(self._recipe)
-        count_events(self._recipe.tier)
+        observe(self._recipe, get_train_context().get_world_rank())
 
     def before_worker_shutdown(self) -> None:
         """Remove what waits to be saved: the run takes no reports of this attempt any more."""

@@ -19,6 +19,7 @@ from ray_anystorage.home.filesystem import HomeFileSystem
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.origin import Origin, origin_of
 from ray_anystorage.runs import Run
+from ray_anystorage.train.telemetry import show_here
 from ray_anystorage.transfer.open_store import BucketRecipe
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, build
 
@@ -143,6 +144,7 @@ class Checkpoint(ray.train.Checkpoint):  # type: ignore[misc]
         """The checkpoint as this process opens it."""
         if self.origin is None:
             raise RequestError("this checkpoint was made with a file system of the caller's")
+        show_here()
         home = HomeStore(self.filesystem) if isinstance(self.filesystem, HomeFileSystem) else None
         return self.origin.opened(home, node)
 

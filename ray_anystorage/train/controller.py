@@ -33,6 +33,7 @@ from ray_anystorage.train.checkpoint import Checkpoint
 from ray_anystorage.train.hooks import CheckpointManager, controller_module
 from ray_anystorage.train.node import verify_on_nodes
 from ray_anystorage.train.storage_context import AnyStorageContext, sweep
+from ray_anystorage.train.telemetry import observe
 from ray_anystorage.units import format_size
 
 logger = logging.getLogger("ray.train.anystorage")
@@ -285,5 +286,6 @@ def make_manager(checkpoint_config: Any, storage_context: Any) -> CheckpointMana
     if isinstance(storage_context, AnyStorageContext):
         manager = AnyStorageCheckpointManager(checkpoint_config, storage_context)
         storage_context.manager = manager
+        observe(storage_context.recipe)
         return manager
     return CheckpointManager(checkpoint_config=checkpoint_config, storage_context=storage_context)

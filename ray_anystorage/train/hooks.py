@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.experimental import tqdm_ray
 from ray.train import RunConfig
 
 from ray_anystorage.errors import UnsupportedRayError
@@ -68,8 +71,10 @@ __all__ = [
     "controller_module",
     "get_train_context",
     "lacking",
+    "progress_bar",
     "refuse_faults",
     "report_number",
+    "saves_behind",
 ]
 
 _MANAGER = (
@@ -121,6 +126,8 @@ def check_hooks() -> None:
         (ControllerCallback, "after_controller_start"),
         (ControllerCallback, "after_controller_finish"),
         (controller_module, "CheckpointManager"),
+        (tqdm_ray.tqdm, "_get_state"),
+        (tqdm_ray.tqdm, "_dump_state"),
         *((CheckpointManager, name) for name in _MANAGER),
     ):
         if not callable(getattr(owner, name, None)):
@@ -134,6 +141,25 @@ def report_number(context: Any) -> int:
     Ray does not say. An asynchronous report is saved by the only thread of a pool, which has passed on every report
     before this one by then; the training thread may be further on.
     """
-    if threading.current_thread() in context.checkpoint_upload_threadpool._threads:
+    if saves_behind(context):
         return int(context.current_report_index) + 1
     return int(context.report_call_index)
+
+
+def saves_behind(context: Any) -> bool:
+    """Whether this thread saves for an asynchronous report, so that the training goes on meanwhile."""
+    return threading.current_thread() in context.checkpoint_upload_threadpool._threads
+
+
+def progress_bar(**what: Any) -> Any:
+    """A bar in the driver's terminal, from any process of its cluster; takes ``desc``, ``total`` and ``unit``."""
+    in_worker = ray._private.worker.global_worker.mode == ray.WORKER_MODE
+    return (_WorkersBar if in_worker else tqdm_ray.tqdm)(**what)
+
+
+class _WorkersBar(tqdm_ray.tqdm):  # type: ignore[misc]
+    """Ray's own prints its state, and a worker of Ray Train puts words before what is printed: no driver knows it."""
+
+    def _dump_state(self, force_flush: bool = False) -> None:
+        sys.stdout.write(json.dumps(self._get_state()) + "\n")
+        sys.stdout.flush()

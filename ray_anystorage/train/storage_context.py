@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import ray
 import ray.train
 
 from ray_anystorage.checkpoint import staging
+from ray_anystorage.checkpoint.course import Handed
 from ray_anystorage.checkpoint.journal import Journal
 from ray_anystorage.checkpoint.node import Node, current
 from ray_anystorage.checkpoint.ownership import Owner, own_spill
@@ -43,6 +45,7 @@ from ray_anystorage.train.hooks import (
     StorageContext,
     get_train_context,
     report_number,
+    saves_behind,
 )
 from ray_anystorage.train.liveness import is_alive, own_process
 from ray_anystorage.train.snapshot import STATE_FILES, named_checkpoints, repair_snapshot
@@ -147,8 +150,11 @@ class AnyStorageContext(StorageContext):  # type: ignore[misc]
         owner = Owner(self.home_store(), self.owner_token, f"rank {part.rank}") if self.owner_token else None
         # Or it would write over what a later controller or worker group keeps.
         allowed = partial(owner.check, part.attempt) if owner is not None else None
+        handed = staging.handed(checkpoint.path)
+        if handed is None and saves_behind(context):
+            handed = Handed.at(time.monotonic())
         with directory_of(checkpoint) as directory:
-            manifest = self._own_saver(part.rank).save(directory, part, allowed)
+            manifest = self._own_saver(part.rank).save(directory, part, allowed, handed)
         where = manifest.location or self.build_checkpoint_path_from_name(name)
         logger.info(f"checkpoint {name}: rank {part.rank} saved {format_size(manifest.size)} to {where}")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
-from ray_anystorage.events import Transferred, tell
+from ray_anystorage.events import Transferred, operation
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.download import Fetching
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
@@ -71,8 +70,8 @@ def upload(
     TransferCancelledError
         ``cancel`` was set.
     """
-    budget = budget or _budget(store, files)
-    with moving("sent", store, budget, cancel, patience, on_progress, partial) as session:
+    budget, size = budget or _budget(store, files), sum(file.size for file in files)
+    with moving("sent", store, budget, cancel, patience, on_progress, partial, size=size) as session:
         return Sending(session, files, on_stored).run(already)
 
 
@@ -117,8 +116,8 @@ def download(
     TransferCancelledError
         ``cancel`` was set.
     """
-    budget = budget or _budget(store, files)
-    with moving("fetched", store, budget, cancel, patience, on_progress, partial) as session:
+    budget, size = budget or _budget(store, files), sum(file.size for file in files)
+    with moving("fetched", store, budget, cancel, patience, on_progress, partial, size=size) as session:
         Fetching(session, files, on_fetched, durable=durable).run()
 
 
@@ -158,24 +157,26 @@ def moving(
     patience: Patience | None = None,
     on_progress: Callable[[int], None] | None = None,
     partial: Partial | None = None,
+    *,
+    size: int | None = None,
 ) -> Iterator[Session]:
-    """What the parts of a call share; how it went is told when it ends."""
+    """What the parts of a call share; how it went is told when it ends. ``size`` in bytes, where it is known before."""
     budget = budget or Budget(requests=store.limits.requests)
-    start, retries, cuts, moved, failed = time.monotonic(), budget.retries, budget.cuts, 0, True
+    retries, cuts, moved = budget.retries, budget.cuts, 0
+    kind: Literal["mount", "bucket"] = "mount" if store.limits.in_pieces else "bucket"
+    with operation("upload" if direction == "sent" else "download", size=size) as under_way:
 
-    def progress(size: int) -> None:
-        nonlocal moved
-        moved += size
-        if on_progress is not None:
-            on_progress(size)
+        def progress(more: int) -> None:
+            nonlocal moved
+            moved += more
+            under_way.moved(more)
+            if on_progress is not None:
+                on_progress(more)
 
-    # A failure ends this call, not everything that shares the caller's flag.
-    session = Session(store, budget, Cancel(cancel), patience or Patience(), progress, partial)
-    try:
-        yield session
-        failed = False
-    finally:
-        budget.trim()
-        kind: Literal["mount", "bucket"] = "mount" if store.limits.in_pieces else "bucket"
-        seconds, more, fewer = time.monotonic() - start, budget.retries - retries, budget.cuts - cuts
-        tell(Transferred(direction, kind, moved, seconds, more, fewer, failed))
+        # A failure ends this call, not everything that shares the caller's flag.
+        session = Session(store, budget, Cancel(cancel), patience or Patience(), progress, partial)
+        try:
+            yield session
+        finally:
+            budget.trim()
+            under_way.outcome = Transferred(direction, kind, moved, budget.retries - retries, budget.cuts - cuts)

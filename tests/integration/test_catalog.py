@@ -19,6 +19,7 @@ from ray_anystorage.checkpoint.audit import audit
 from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.checkpoint.quarantine import quarantine
 from ray_anystorage.cli.main import main
+from ray_anystorage.events import Committed, Ended, Event, listen
 from ray_anystorage.transfer.posix_store import PosixStore
 from tests.harness.run_homes import FOLDER, SNAPSHOT, Site, site
 
@@ -255,3 +256,27 @@ def test_metrics_are_numbers_of_whatever_kind_and_place() -> None:
     }  # fmt: skip
     plain = json.loads(json.dumps(promotion._plain(metrics)))
     assert (plain["a"], plain["b"], plain["g"]) == (0.5, {"c": 3.0}, "[0 1 2]")
+
+
+def test_a_timeline_of_what_has_no_times_says_where_the_data_lies(site: Site) -> None:
+    home, heard = site.on_mount("untimed"), list[Event]()
+    stop = listen(heard.append)
+    home.save("checkpoint_1", ranks=2)
+    home.save("checkpoint_2", spilled=True)
+    home.save("checkpoint_3", spilled=True, detour="the run home failed: no space")
+    stop()
+    commits = [event.outcome for event in heard if isinstance(event, Ended) and event.began.what == "commit"]
+    assert commits == [Committed("home", 200_000), Committed("routed", 100_000), Committed("fallen_back", 100_000)]
+    home.save("checkpoint_4")
+    PosixStore(home.store.root).delete(["checkpoint_4/.anystorage/commit.json"])  # type: ignore[attr-defined]
+    home.snapshot(*(f"checkpoint_{number}" for number in (1, 2, 3, 4)))
+    *saved, never = run_json("runs", "untimed", "--timeline")["timeline"]
+    assert [[(line["place"], line["detour"]) for line in one["ranks"]] for one in saved] == [
+        [("run home", None), ("run home", None)],
+        [("bucket", None)],
+        [("bucket", "the run home failed: no space")],
+    ]
+    assert {line["queued"] for one in saved for line in one["ranks"]} == {None}
+    assert all(one["committed"] for one in saved)
+    assert "never committed" in never["problem"]
+    assert "Nothing is known of when" in run("runs", "untimed", "--timeline")

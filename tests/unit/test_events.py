@@ -16,7 +16,19 @@ from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part
 from ray_anystorage.checkpoint.saver import Saver
 from ray_anystorage.errors import ObjectMissingError
-from ray_anystorage.events import Event, Restored, Saved, Transferred
+from ray_anystorage.events import (
+    Began,
+    Committed,
+    Ended,
+    Event,
+    Moved,
+    Outcome,
+    Restored,
+    Saved,
+    Staged,
+    Transferred,
+    What,
+)
 from ray_anystorage.origin import Origin
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing
@@ -24,6 +36,10 @@ from ray_anystorage.transfer.open_store import MountRecipe
 from ray_anystorage.transfer.posix_store import PosixStore
 
 SIZE = 9 << 20
+
+
+def outcomes(heard: list[Event], *kinds: type) -> list[Outcome | None]:
+    return [event.outcome for event in heard if isinstance(event, Ended) and isinstance(event.outcome, kinds)]
 
 
 @pytest.fixture
@@ -41,12 +57,12 @@ def test_a_transfer_tells_what_it_moved(tmp_path: Path, heard: list[Event]) -> N
     download(store, [Incoming("a", str(tmp_path / "back"), SIZE)])
     with pytest.raises(ObjectMissingError):
         download(store, [Incoming("none", str(tmp_path / "none"), SIZE)])
-    assert [(e.direction, e.store, e.bytes, e.failed) for e in heard if isinstance(e, Transferred)] == [
-        ("sent", "mount", SIZE, False),
-        ("fetched", "mount", SIZE, False),
-        ("fetched", "mount", 0, True),
+    assert [(e.outcome, e.error) for e in heard if isinstance(e, Ended)] == [
+        (Transferred("sent", "mount", SIZE, 0, 0), None),
+        (Transferred("fetched", "mount", SIZE, 0, 0), None),
+        (Transferred("fetched", "mount", 0, 0, 0), "ObjectMissingError"),
     ]
-    assert len(heard) == 3, "one event for each call, however many files and requests"
+    assert len(heard) == 6, "two events for each call, however many files and requests"
 
 
 def test_saves_and_restores_tell_where(tmp_path: Path, heard: list[Event]) -> None:
@@ -56,12 +72,22 @@ def test_saves_and_restores_tell_where(tmp_path: Path, heard: list[Event]) -> No
     cache = NodeCache(str(tmp_path / "node" / "cache"), share=0.5)
     Saver(home.open(), 1 << 40, cache=cache, run=home.uri).save(str(source), Part("one", "a1", 0, 1, 1))
     commit(home.open(), "one", "a1", report=1)
-    assert [(e.store, e.bytes, e.detour) for e in heard if isinstance(e, Saved)] == [("mount", SIZE, False)]
+    assert outcomes(heard, Saved, Committed) == [Saved("mount", SIZE, False, False), Committed("home", SIZE)]
     for node in (Node(str(tmp_path / "node"), "s1", 0.5), Node(str(tmp_path / "other"), "s2", 0.5)):
         Path(node.folder).mkdir(exist_ok=True)
         with Origin(home, None, "one", "a1").opened(node=node).directory():
             pass
-    assert [(e.source, e.bytes) for e in heard if isinstance(e, Restored)] == [("cache", SIZE), ("place", SIZE)]
+    assert outcomes(heard, Restored) == [Restored("cache", SIZE), Restored("place", SIZE)]
+    began = {e.number: e for e in heard if isinstance(e, Began)}
+    parts = [(e.what, began[e.within].what if e.within else None, e.checkpoint) for e in began.values()]
+    assert parts == [
+        ("save", None, "one"),
+        ("upload", "save", "one"),
+        ("commit", None, "one"),
+        ("restore", None, "one"),
+        ("restore", None, "one"),
+        ("verify", "restore", "one"),
+    ]
 
 
 def test_a_listener_that_fails_ends_nothing(heard: list[Event], caplog: pytest.LogCaptureFixture) -> None:
@@ -70,10 +96,10 @@ def test_a_listener_that_fails_ends_nothing(heard: list[Event], caplog: pytest.L
 
     stop = events.listen(fail)
     with caplog.at_level(logging.ERROR):
-        events.tell(Restored("cache", 1, 0.1))
+        events.tell(Moved(1, 1))
     stop()
-    events.tell(Restored("cache", 2, 0.1))
-    assert [event.bytes for event in heard if isinstance(event, Restored)] == [1, 2]
+    events.tell(Moved(1, 2))
+    assert heard == [Moved(1, 1), Moved(1, 2)]
     assert caplog.text.count("RuntimeError: no room") == 1
 
 
@@ -92,15 +118,27 @@ def test_metrics_count_events_under_labels_of_few_values() -> None:
 
     parts: dict[str, Any] = {name: Fake() for name in Metrics.__slots__ if name != "tier"}
     metrics = Metrics("cluster", **parts)
-    metrics.heard(Transferred("sent", "bucket", 100, 2.0, 3, 1, failed=True))
-    metrics.heard(Saved("mount", 50, 1.0, detour=True))
-    metrics.heard(events.Staged(50, 0.001, copied=False))
-    metrics.heard(Restored("cache", 50, 0.1))
+
+    def hear(what: What, seconds: float, outcome: Outcome | None, error: str | None = None) -> None:
+        began = Began(1, None, what, "one", None)
+        metrics.heard(began)
+        metrics.heard(Ended(began, seconds, error, outcome))
+
+    hear("upload", 2.0, Transferred("sent", "bucket", 100, 3, 1), "StorageError")
+    hear("save", 1.0, Saved("mount", 50, detour=True, behind=True))
+    hear("stage", 0.001, Staged(50, copied=False))
+    hear("commit", 0.1, Committed("routed", 50))
+    hear("restore", 0.1, Restored("cache", 50))
     by_way = {"tier": "cluster", "direction": "sent", "store": "bucket"}
     said = {name: fake.said for name, fake in parts.items()}
     assert said["transferred"] == [(100, by_way)]
-    assert [said[name][0][0] for name in ("transfer_seconds", "failed", "retries", "throttles")] == [2.0, 1, 3, 1]
+    assert [said[name][0][0] for name in ("transfer_seconds", "retries", "throttles")] == [2.0, 3, 1]
+    assert said["failures"] == [(1, {"tier": "cluster", "operation": "upload"})]
     assert said["saved"] == [(50, {"tier": "cluster", "store": "mount", "detour": "true"})]
-    assert said["stall_seconds"] == [(0.001, {"tier": "cluster", "copied": "false"})]
+    assert said["stall_seconds"] == [(0.001, {"tier": "cluster", "how": "moved"})]
+    assert said["committed"] == [(1, {"tier": "cluster", "placed": "routed"})]
     assert said["restored"] == [(50, {"tier": "cluster", "source": "cache"})]
     assert all(len(values) == 1 for values in said.values())
+    hear("save", 1.0, Saved("mount", 0, detour=True, behind=False))
+    assert said["stall_seconds"][1:] == [(1.0, {"tier": "cluster", "how": "waited"})]
+    assert len(said["saved"]) == 1, "Ray's counters refuse a zero"

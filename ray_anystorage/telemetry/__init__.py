@@ -1,0 +1,1 @@
+"""What listens to storage events in every process: structured logs, and OpenTelemetry spans for whoever takes them."""

@@ -1,0 +1,39 @@
+"""What listens to the events of a process of a run: metrics for all, bars where the driver has a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ray_anystorage import events
+from ray_anystorage.recipe import StorageRecipe
+from ray_anystorage.train.metrics import Metrics
+from ray_anystorage.train.progress import Bars
+
+_metrics: dict[int, Metrics] = {}  # by process: a fork starts anew
+_bars: dict[int, Bars] = {}
+_RANKS = 4  # have bars; those of all ranks would fill the terminal
+
+
+def observe(recipe: StorageRecipe, rank: int | None = None) -> None:
+    """Have the events of this process counted for a run, the one that said so last; those of its first ranks shown."""
+    known = _metrics.get(os.getpid())
+    if known is not None:
+        known.tier = recipe.tier
+    else:
+        made = _metrics[os.getpid()] = Metrics.of(recipe.tier)
+        events.listen(made.heard)
+    if rank is not None and rank < _RANKS and recipe.terminal:
+        _show(f"rank {rank}: ")
+
+
+def show_here() -> None:
+    """Show what long restores of this process do, where it is a driver with a terminal."""
+    if sys.stderr.isatty():
+        _show("")
+
+
+def _show(who: str) -> None:
+    if os.getpid() not in _bars:
+        bars = _bars[os.getpid()] = Bars(who)
+        events.listen(bars.heard)

@@ -1,0 +1,93 @@
+"""``ray-anystorage runs NAME --timeline`` after real runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+from click.testing import CliRunner
+from ray import cloudpickle
+from ray.train import ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+import ray_anystorage as anystorage
+from ray_anystorage.cli.main import main
+from tests.harness.ray_cluster import RayCluster
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.needs_ray
+
+SIZE = 3 << 20
+
+
+def train() -> None:
+    rank = ray.train.get_context().get_world_rank()
+    for step in range(3):
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, f"rank-{rank}").write_bytes(bytes([step]) * SIZE)
+            if step < 2:
+                anystorage.report({"step": step}, directory)
+            else:
+                ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint(directory))
+
+
+def asked(*arguments: str) -> str:
+    done = CliRunner().invoke(main, ["runs", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluster) -> None:
+    start = datetime.now(timezone.utc)
+    DataParallelTrainer(
+        train,
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+        run_config=anystorage.run_config("timed"),
+    ).fit()
+    first, second, third = json.loads(asked("timed", "--timeline", "--json"))["timeline"]
+    for one in (first, second, third):
+        committed = datetime.fromisoformat(one["committed"])
+        assert [line["rank"] for line in one["ranks"]] == [0, 1]
+        assert (one["world_size"], one["size"], one["problem"]) == (2, 2 * SIZE, None)
+        for line in one["ranks"]:
+            assert (line["place"], line["size"], line["detour"]) == ("run home", SIZE, None)
+            assert 0 <= line["staged"] <= line["begun"] < line["sent"]
+            assert start < at(line) < at(line, "sent") <= committed < datetime.now(timezone.utc)
+    for before, after in zip(first["ranks"], second["ranks"], strict=True):
+        assert at(after) < datetime.fromisoformat(first["committed"]), "training went on meanwhile"
+        assert at(after, "begun") >= at(before, "sent"), "one after the other"
+    assert [line["staged"] for line in third["ranks"]] == [0, 0], "the training waited for it"
+    assert sorted(saves_in_ray_trains_logs(ray_cluster)) == sorted(
+        2 * [one["checkpoint"] for one in (first, second, third)]
+    )
+    shown = asked("timed", "--timeline")
+    assert shown.count("rank 0") == shown.count("rank 1") == 3
+    assert "█" in shown
+
+
+def saves_in_ray_trains_logs(cluster: RayCluster) -> list[str]:
+    """Names of the checkpoints that structured records of this run's saves speak of."""
+    found = []
+    for path in (cluster.directory / "session_latest" / "logs" / "train").glob("ray-train-sys-worker-*.log"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        fields = [one["anystorage"] for one in records if "anystorage" in one and one["run_name"] == "timed"]
+        found += [one["checkpoint"] for one in fields if one["event"] == "save" and one["bytes"] == SIZE]
+    return found
+
+
+def at(line: dict[str, Any], what: str | None = None) -> datetime:
+    """An instant; times are kept to the millisecond."""
+    seconds = datetime.fromisoformat(line["queued"]).timestamp() + (line[what] if what else 0)
+    return datetime.fromtimestamp(round(seconds, 3), timezone.utc)
+
+
+def test_a_timeline_is_of_one_run() -> None:
+    done = CliRunner().invoke(main, ["runs", "--timeline"])
+    assert done.exit_code == 2
+    assert "say of which run" in done.output
