@@ -211,7 +211,7 @@ def faults_at_each(kinds: str, where: str, of: Callable[[Step], bool] = is_chang
     return choose
 
 
-@pytest.fixture(params=[pytest.param(4, id="each fourth"), pytest.param(1, id="each", marks=pytest.mark.soak)])
+@pytest.fixture(params=[pytest.param(7, id="each seventh"), pytest.param(1, id="each", marks=pytest.mark.soak)])
 def at_each(request: pytest.FixtureRequest) -> Callable[..., Choice]:
     """:func:`faults_at_each`, less most of them where there is no time for all."""
     return partial(faults_at_each, nth=request.param)

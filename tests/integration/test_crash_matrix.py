@@ -2,7 +2,7 @@
 
 Nobody lists the steps. A first run without a fault has the kernel and a proxy tell them; then one run for each step and
 kind of fault begins from the same state, breaks off or fails there, and a new controller takes over. `make soak` takes
-each step, `make test` each fourth.
+each step, `make test` each seventh.
 """
 
 from __future__ import annotations

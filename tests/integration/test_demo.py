@@ -191,6 +191,7 @@ def test_an_interruption_in_the_middle_of_a_run_leaves_nothing(demo: Demo, numbe
     assert processes_of(demo.directory) == []
 
 
+@pytest.mark.soak
 def test_a_failure_of_its_process_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "sklearn").mkdir()
     (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('no digits here')\n")

@@ -56,6 +56,7 @@ def test_the_plain_loop_trains_and_a_second_start_goes_on(ray_cluster: RayCluste
     assert checkpoints_of("digits-plain", "weights.npz", site) == saved
 
 
+@pytest.mark.soak
 def test_lightgbm_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     accuracy, last = run_example(ray_cluster, "lightgbm_digits.py", site)
     assert accuracy > 0.85

@@ -252,6 +252,7 @@ def test_a_download_that_was_killed_goes_on(site: Path, far: tuple[far_store.Far
     assert content_of(site / "cluster" / "back") == content_of(site / "shared" / "data")
 
 
+@pytest.mark.soak
 def test_a_file_that_changed_after_a_kill_is_sent_anew(
     site: Path, far: tuple[far_store.FarStore, dict[str, str]]
 ) -> None:
