@@ -135,11 +135,10 @@ class Match:
     def _cell(self, operation: str, target: Target, players: dict[str, Player], play: Callable[[str], Run]) -> Cell:
         contestants = {name: Contestant() for name in (*players, clients.PLAIN)}
         cell = Cell(self._place, operation, self._shape, contestants, target.connections)
-        for name in players:
-            play(name)  # warm
-        self._stage.reclaim()  # or the server begins another volume in the first round, which takes it a second
         turns: dict[str, Callable[[], Run]] = {name: lambda name=name: play(name) for name in players}  # type: ignore[misc]
         turns[clients.PLAIN] = lambda: self._ceiling(operation, target)
+        for turn in turns.values():  # warm; the plain one is last: a report waits until Ray has taken the one before
+            turn()
         for number in range(self._rounds):
             if operation == "report":
                 _change(self._source, number)
