@@ -28,7 +28,7 @@ from tests.harness.waiting import wait_until
 pytestmark = pytest.mark.needs_ray
 
 PROGRAM = str(Path(sys.executable).parent / "ray-anystorage")
-SHAPES = ("dense-7b", "small-files")
+SHAPES = ("dense-7b", "lightgbm")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,9 @@ class Done:
 def done(cluster: TwoNodes, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Done:
     site = make_site(tmp_path_factory.mktemp("bench"), s3_server, cluster)
     wanted = [f"--shape={name}" for name in SHAPES] + [f"--tier={name}" for name in ("cluster", "user", "artifact")]
-    process = site.start("--budget=40s", "--rounds=3", f"--apply={site.folder}/settings", *wanted)
+    process = site.start(
+        "--budget=120s", "--max-bytes=1500MB", "--rounds=3", f"--apply={site.folder}/settings", *wanted
+    )
     output = "".join(process.communicate(timeout=170))
     path = site.folder / "report.json"
     assert path.exists(), output
@@ -243,7 +245,8 @@ def test_a_report_compared_with_itself_has_not_changed(done: Done) -> None:
     assert {change["verdict"] for change in changes} == {"within noise"}
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing_but_a_report(
     ending: signal.Signals, cluster: TwoNodes, s3_server: S3Server, tmp_path: Path
 ) -> None:

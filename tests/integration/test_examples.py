@@ -65,6 +65,7 @@ def test_lightgbm_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     assert last == saved[-1]
 
 
+@pytest.mark.soak
 def test_torch_trains(ray_cluster: RayCluster, site: dict[str, str]) -> None:
     needs("torch")
     accuracy, last = run_example(ray_cluster, "torch_digits.py", site)

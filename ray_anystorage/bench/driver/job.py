@@ -176,10 +176,17 @@ class Job:
     def _with_room(self, member: Member, tier: str, most: int) -> int:
         """Bytes that a node may write to a tier for its limits; an error where that is too little to tell anything."""
         rooms = self._crew.one(member, "rooms", within=_LIMITS_WITHIN)
-        own = min(most, int(rooms[tier]) // _SHARING_ROOM) if tier in rooms else most
-        if tier in rooms and own < _LEAST_ROOM:
+        if tier not in rooms:
+            return most
+        room = int(rooms[tier]) // _SHARING_ROOM
+        if room < _LEAST_ROOM:
             raise BenchError(f"it has no room: {format_size(rooms[tier])} until a tenth of it is all that is free")
-        return own
+        if most < _LEAST_ROOM:
+            have, needed = format_size(most), format_size(_LEAST_ROOM)
+            raise BenchError(
+                f"--max-bytes leaves {have} for the limits of each node there, which take {needed}: say more"
+            )
+        return min(most, room)
 
     def _host(self, member: Member) -> str:
         return str(self._facts[str(member)]["host"])
