@@ -159,6 +159,11 @@ class Operation:
         self._lock = threading.Lock()
         self._bytes, self._told = 0, time.monotonic()
 
+    @property
+    def bytes(self) -> int:
+        """Moved by now."""
+        return self._bytes
+
     def moved(self, size: int) -> None:
         """So many bytes more were moved."""
         with self._lock:

@@ -53,6 +53,10 @@ class Located:
     file: StoredFile
     on_damage: Callable[[CheckpointCorruptedError], None]
 
+    def open(self) -> BinaryIO:
+        """For reading at any place; each chunk is verified when it is first read."""
+        return io.BufferedReader(RangeReader(self.store, self.key, self.file, on_damage=self.on_damage))
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -151,8 +155,7 @@ class Opened:
         RequestError
             There is no such file in it.
         """
-        where = self.locate(self.contents(), path)
-        return io.BufferedReader(RangeReader(where.store, where.key, where.file, on_damage=where.on_damage))
+        return self.locate(self.contents(), path).open()
 
     def locate(self, contents: Contents, path: str) -> Located:
         """Where a file of the checkpoint lies; ``RequestError`` where there is no such file."""

@@ -133,7 +133,7 @@ class InRun:
         """Compared with the run's manifests already."""
         if not self._has(name):
             raise CheckpointMissingError(f"there is no sharded checkpoint in {self.uri}: no {name}")
-        with self.opened.open(posixpath.join(self.folder, name)) as file:
+        with self.file(name).open() as file:
             return parse(file.read())
 
     def file(self, name: str) -> Located:

@@ -162,13 +162,11 @@ def moving(
 ) -> Iterator[Session]:
     """What the parts of a call share; how it went is told when it ends. ``size`` in bytes, where it is known before."""
     budget = budget or Budget(requests=store.limits.requests)
-    retries, cuts, moved = budget.retries, budget.cuts, 0
+    retries, cuts = budget.retries, budget.cuts
     kind: Literal["mount", "bucket"] = "mount" if store.limits.in_pieces else "bucket"
     with operation("upload" if direction == "sent" else "download", size=size) as under_way:
 
         def progress(more: int) -> None:
-            nonlocal moved
-            moved += more
             under_way.moved(more)
             if on_progress is not None:
                 on_progress(more)
@@ -179,4 +177,6 @@ def moving(
             yield session
         finally:
             budget.trim()
-            under_way.outcome = Transferred(direction, kind, moved, budget.retries - retries, budget.cuts - cuts)
+            under_way.outcome = Transferred(
+                direction, kind, under_way.bytes, budget.retries - retries, budget.cuts - cuts
+            )

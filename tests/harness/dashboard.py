@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -29,13 +30,20 @@ def dashboard_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@contextlib.contextmanager
+def cluster_with_dashboard(parts: Path, **env: str) -> Iterator[RayCluster]:
+    """A cluster for one test, with a dashboard and what exports metrics."""
+    directory = Path(tempfile.mkdtemp(prefix="anydash-", dir="/tmp"))
+    env |= {"PYTHONPATH": str(parts)}
+    with started_head(directory, "--include-dashboard=true", "--dashboard-port=0", env=env) as address:
+        yield RayCluster(address, directory)
+
+
 @pytest.fixture
 def cluster(dashboard_parts: Path) -> Iterator[RayCluster]:
     """A cluster of this test's own, with a dashboard."""
-    directory = Path(tempfile.mkdtemp(prefix="anydash-", dir="/tmp"))
-    env = {"PYTHONPATH": str(dashboard_parts), "RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
-    with started_head(directory, "--include-dashboard=true", "--dashboard-port=0", env=env) as address:
-        yield RayCluster(address, directory)
+    with cluster_with_dashboard(dashboard_parts, RAY_TRAIN_ENABLE_STATE_TRACKING="1") as cluster:
+        yield cluster
 
 
 def dashboard_url(cluster: RayCluster) -> str:

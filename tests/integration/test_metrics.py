@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness.ray_cluster import RayCluster, started_head
-from tests.integration.test_dashboard import dashboard_parts
+from tests.harness.dashboard import cluster_with_dashboard, dashboard_parts
+from tests.harness.ray_cluster import RayCluster
 from tests.unit.test_grafana import LABELS
 
 __all__ = ["dashboard_parts"]
@@ -63,10 +62,8 @@ print("RESULT", json.dumps(trainer.fit().return_value))
 @pytest.fixture
 def cluster(dashboard_parts: Path) -> Iterator[RayCluster]:
     """A cluster of this test's own, whose node has what exports metrics."""
-    directory = Path(tempfile.mkdtemp(prefix="anymetrics-", dir="/tmp"))
-    env = {"PYTHONPATH": str(dashboard_parts), "RAY_metrics_report_interval_ms": "1000"}
-    with started_head(directory, "--include-dashboard=true", "--dashboard-port=0", env=env) as address:
-        yield RayCluster(address, directory)
+    with cluster_with_dashboard(dashboard_parts, RAY_metrics_report_interval_ms="1000") as cluster:
+        yield cluster
 
 
 def test_a_node_exports_what_a_run_moved(cluster: RayCluster, dashboard_parts: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.dashboard import dashboard_parts
 from tests.harness.mounts import cannot
 from tests.harness.ray_cluster import RayCluster, free_port, started_head
-from tests.integration.test_dashboard import dashboard_parts
 from tests.unit.test_grafana import plain, queries
 
 __all__ = ["dashboard_parts"]
