@@ -76,7 +76,7 @@ class ObjectStore:
         """Replace an object with one request."""
         path = self._path(key)
         self.counters.add(sent=len(data))
-        answer = self._call("put", key, lambda: obstore.put(self._client, path, data, use_multipart=False))
+        answer = self._call("put", key, lambda: obstore.put(self._for_puts(), path, data, use_multipart=False))
         return plain_etag(answer["e_tag"])
 
     def begin(self, key: str, size: int) -> Any:
@@ -249,6 +249,10 @@ class ObjectStore:
             self._call("delete", path, lambda: obstore.delete(self._client, path))
         except errors.ObjectMissingError:
             return
+
+    def _for_puts(self) -> Any:
+        """obstore's client for small objects."""
+        return self._client
 
     def _call(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
         self._check_fork(operation, key)

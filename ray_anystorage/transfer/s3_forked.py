@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.object_store import ObjectStore, plain_etag
+from ray_anystorage.transfer.s3_checks import PayloadChecks
 from ray_anystorage.transfer.store import below
 
 Result = TypeVar("Result")
@@ -22,6 +21,7 @@ class ForkedS3(ObjectStore):
 
     _address: BucketAddress
     secure: bool
+    checks: PayloadChecks
 
     @property
     @abstractmethod
@@ -36,12 +36,14 @@ class ForkedS3(ObjectStore):
         """Replace an object with one request."""
         if not obstore_is_lost():
             return super().write_small(key, data)
-        body, where = bytes(data), self._object(key)
-        if not self.secure:
-            where["ChecksumCRC32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
-        self.counters.add(sent=len(body), requests=0)
-        answer = self.request("put", key, lambda: self.boto.put_object(**where, Body=body))
+        body = bytes(data)
+        answer = self.put_by_boto(key, body, {} if self.secure else self.checks.with_crc32(body))
         return plain_etag(answer["ETag"])
+
+    def put_by_boto(self, key: str, body: bytes, checksum: Mapping[str, str]) -> Any:
+        """Replace an object; botocore's answer. ``checksum`` as its argument."""
+        self.counters.add(sent=len(body), requests=0)
+        return self.request("put", key, lambda: self.boto.put_object(**self._object(key), **checksum, Body=body))
 
     def size(self, key: str) -> int:
         """Bytes of an object."""

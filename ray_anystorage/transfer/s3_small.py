@@ -15,8 +15,17 @@ _REQUEST_TIMEOUT = 120.0  # seconds for all of a request
 _CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
 
 
-def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, read_timeout: float) -> Any:
-    """An obstore store for a whole bucket, after botocore's ``client`` for it; ``read_timeout`` in seconds."""
+def small_client(address: BucketAddress, keys: Keys, client: Any, checksum: str | None, read_timeout: float) -> Any:
+    """An obstore store for a whole bucket, after botocore's ``client`` for it.
+
+    Parameters
+    ----------
+    checksum
+        What puts carry for the store to compare: ``"SHA256"``, which is also in the signature, since not every store
+        compares both; ``"CRC64NVME"``; ``None`` where TLS does it.
+    read_timeout
+        Seconds.
+    """
     from obstore.store import S3Store as ObstoreS3
 
     def provide() -> dict[str, Any]:
@@ -39,12 +48,12 @@ def small_client(address: BucketAddress, keys: Keys, client: Any, secure: bool, 
         },
         region=client.meta.region_name,
         virtual_hosted_style_request=virtual,
-        unsigned_payload=secure,
-        **({} if secure else {"checksum_algorithm": "SHA256"}),  # not every store compares a payload with its signature
+        unsigned_payload=checksum != "SHA256",
+        **({"checksum_algorithm": checksum} if checksum else {}),
         credential_provider=provide,
         retry_config=NO_RETRIES,
         client_options={
-            "allow_http": not secure,
+            "allow_http": checksum is not None,
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
             "read_timeout": timedelta(seconds=read_timeout),
             "timeout": timedelta(seconds=max(_REQUEST_TIMEOUT, read_timeout)),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 import botocore.exceptions as boto
@@ -21,11 +19,12 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from ray_anystorage import errors
 from ray_anystorage.credentials.grant import Grant, Mode, carried
 from ray_anystorage.environment import BucketAddress
-from ray_anystorage.transfer.digest import PIECE_BYTES
+from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
 from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.object_store import LEAST_COPIED, plain_etag
 from ray_anystorage.transfer.retry import Transient
+from ray_anystorage.transfer.s3_checks import PayloadChecks
 from ray_anystorage.transfer.s3_client import client_of, give, s3_session
 from ray_anystorage.transfer.s3_forked import ForkedS3
 from ray_anystorage.transfer.s3_keys import Keys
@@ -65,10 +64,10 @@ class S3Store(ForkedS3):
         self._address, self._grant, self._read_timeout = address, grant, read_timeout
         self.secure = secure = not (address.endpoint or "").lower().startswith("http://")
         self._clients: dict[int, Any] = {}  # by process: a fork must not talk on its parent's connections
-        self.compares = threading.Event()  # set once the store has said that it compares a part with its checksum
+        self.checks = PayloadChecks(lambda: small_client(address, self._keys, self.boto, "CRC64NVME", read_timeout))
         try:
             self._keys = Keys(lambda: self._session().get_credentials())
-            client = small_client(address, self._keys, self.boto, secure, read_timeout)
+            client = small_client(address, self._keys, self.boto, None if secure else "SHA256", read_timeout)
         except _FAILURES as error:
             raise explain_s3(error, Attempt(address, grant, "open", address.uri)).error() from error
         super().__init__(client, uri=address.uri, prefix=address.prefix)
@@ -90,8 +89,20 @@ class S3Store(ForkedS3):
         _configure(session, self.secure)
         give(session, self._keys)
         client = client_of(session, self._address)
-        client.meta.events.register("before-sign.s3.UploadPart", partial(_spare_hashing, self.compares))
+        self.checks.spare(client)
         return self._clients.setdefault(os.getpid(), client)
+
+    def write_small(self, key: str, data: BytesLike) -> str | None:
+        """Replace an object with one request; without TLS the first empty one asks what the store compares."""
+        if self.secure or len(data) or self.checks.asked or obstore_is_lost():
+            return super().write_small(key, data)
+        try:
+            answer = self.put_by_boto(key, b"", self.checks.with_crc64_of_nothing())
+        except errors.StorageError:  # a store that knows no such header may refuse it; what else is wrong shows again
+            self.checks.answered_nothing({})
+            return super().write_small(key, data)
+        self.checks.answered_nothing(answer)
+        return plain_etag(answer["ETag"])
 
     def begin(self, key: str, size: int) -> S3Upload:
         """A multipart upload; its first part opens it."""
@@ -249,6 +260,9 @@ class S3Store(ForkedS3):
         session = bool(self._keys.handed_to_obstore.token)
         return Attempt(self._address, self._grant, operation, f"{self.uri}/{key}", session=session)
 
+    def _for_puts(self) -> Any:
+        return self.checks.small or self._client
+
     def _session(self) -> Any:
         return s3_session(self._address, self._grant, connect_timeout=CONNECT_TIMEOUT, read_timeout=self._read_timeout)
 
@@ -271,10 +285,3 @@ def _configure(session: Any, secure: bool) -> None:
         s3={"payload_signing_enabled": not secure},
     )
     session.set_default_client_config(session.get_default_client_config().merge(config))
-
-
-def _spare_hashing(compares: threading.Event, request: Any, **_: Any) -> None:
-    """Leave a part's payload out of its signature where the store compares it with its checksum."""
-    if compares.is_set():
-        config = request.context["client_config"]
-        request.context["client_config"] = config.merge(Config(s3={**config.s3, "payload_signing_enabled": False}))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import secrets
 import threading
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -75,10 +73,9 @@ class S3Upload:
         client = self._store.boto
         arguments: dict[str, Any] = {**self._object, "UploadId": upload, "PartNumber": index + 1, "Body": body}
         if not self._store.secure:
-            arguments["ChecksumCRC32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+            arguments |= self._store.checks.with_crc32(body)
         answer = self._store.request(_OPERATION, self._key, lambda: client.upload_part(**arguments))
-        if "ChecksumCRC32" in answer:  # a store that does not know it says nothing of it
-            self._store.compares.set()
+        self._store.checks.answered_part(answer)
         with self._lock:
             self._tags[index] = answer["ETag"]
 

@@ -42,10 +42,11 @@ class Seen:
 
 @dataclass
 class WatchingProxy:
-    """The proxy's URL, what came, and what of it was refused with 403."""
+    """The proxy's URL, what came, what of it was refused with 403, and which headers of answers it leaves out."""
 
     endpoint: str = ""
     refuses: Callable[[Seen], bool] = lambda seen: False
+    leaves_out: frozenset[str] = frozenset()
     seen: list[Seen] = field(default_factory=list)
     refused: list[Seen] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,4 +99,6 @@ class _Handler(PassingOn):
         if refuse:
             self.send(403, {"content-type": "application/xml"}, s3_error("AccessDenied", "Access Denied").encode())
         else:
-            self.send(*self.passed_on(body))
+            status, answered, payload = self.passed_on(body)
+            passed = {name: value for name, value in answered.items() if name not in self.shared.leaves_out}
+            self.send(status, passed, payload)
