@@ -17,7 +17,8 @@ from ray_anystorage.environment import RunHome, Tier
 from ray_anystorage.errors import CredentialsError, ObjectMissingError, RequestError, RunMissingError, SeveralHomesError
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
-from ray_anystorage.origin import Origin, bucket_recipe
+from ray_anystorage.named_bucket import bucket_recipe
+from ray_anystorage.origin import Origin
 from ray_anystorage.policy.request import SPILLED, check_name
 from ray_anystorage.resolve import Survey, survey
 from ray_anystorage.settings import DEFAULT_CALL_TIMEOUT, Settings, read_settings

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
-
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-from ray_anystorage.cli.text import console
 
 
 @contextlib.contextmanager
 def bar(what: str, size: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Show it on standard error; what this yields is told of bytes that were moved."""
-    out = console(stderr=True)
-    if quiet or not out.is_terminal:
+    if quiet or not sys.stderr.isatty():  # before anything that takes a while to import
         yield lambda _: None
         return
+    from rich import progress
+
+    from ray_anystorage.cli.text import console
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out, transient=True) as shown:
+    with progress.Progress(*columns, console=console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=size)
         yield lambda moved: shown.update(task, advance=moved)

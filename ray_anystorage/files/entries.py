@@ -5,7 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import ObjectMissingError, RequestError
@@ -16,6 +18,7 @@ from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 
 Skip = Callable[[OSError], None]
+Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,11 @@ def look(place: Spot, *, skip: Skip | None = None) -> Found:
     StorageError, OSError
         It cannot be read.
     """
-    found = below(place, skip=skip)
-    alone = [] if found and not place.is_bucket else _alone(place.open(), place)
+    if place.is_bucket:
+        alone, found = _beside(place, lambda: below(place))
+    else:
+        found = below(place, skip=skip)
+        alone = [] if found else _alone(place.open(), place)
     if found and alone:
         raise _ambiguous(place)
     if not found and not alone:
@@ -101,9 +107,11 @@ def as_target(place: Spot, *, single: bool) -> Spot:
         raise RequestError(f"{place.said!r} is a pattern: expected one file or folder to write to")
     if place.folder:
         return place
-    store = place.open()
-    alone = bool(_alone(store, place))
-    folder = place.is_bucket and any(patiently(lambda: list(_first(store, place))))
+    if place.is_bucket:
+        alone, first = _beside(place, lambda: patiently(lambda: list(_first(place.open(), place))))
+        folder = bool(first)
+    else:
+        alone, folder = _alone(place.open(), place), False
     if alone and folder:
         raise _ambiguous(place)
     if alone and not single:
@@ -164,6 +172,14 @@ def _first(store: Store, place: Spot) -> Iterator[str]:
         if key.startswith(f"{place.key}/"):
             yield key
             return
+
+
+def _beside(place: Spot, listed: Callable[[], Listed]) -> tuple[list[Entry], Listed]:
+    """The object of a place, and what a listing gives meanwhile: each is a round trip."""
+    with ThreadPoolExecutor(1) as pool:
+        alone = pool.submit(_alone, place.open(), place)
+        found = listed()
+        return alone.result(), found
 
 
 def _alone(store: Store, place: Spot) -> list[Entry]:

@@ -11,6 +11,7 @@ from functools import partial
 
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.small_files import patiently
+from ray_anystorage.errors import SourceChangedError
 from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.plan import Copy
 from ray_anystorage.files.record import Copied, Record
@@ -28,6 +29,7 @@ from ray_anystorage.transfer.workers import run_tasks
 
 Progress = Callable[[int], None]
 _BATCH_BYTES = 4 << 30  # that lie on the local disk at once, on the way from one bucket to another
+_MOST_CHANGED = 16  # objects that were written over, until it is clear that somebody writes to all of them
 _COPIES = 32  # at once, on the store's own side
 
 
@@ -44,19 +46,21 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     StorageError, OSError
         A place fails. What was copied until then is noted, large files under way too.
     SourceChangedError
-        Files changed while they were copied: what of them is in the target may be of both contents, and is not noted.
+        Files changed since they were listed; the others are copied. What of a file on a disk is in the target may be of
+        both contents, and is not noted; an object that changed is not copied.
     """
     job = _Job(source.open(), target.open(), record, on_progress)
     if isinstance(source.recipe, MountRecipe):
         job.send(copies)
-    elif isinstance(target.recipe, MountRecipe):
-        job.fetch(copies)
+        job.look_again(source, copies)
+        return
+    if isinstance(target.recipe, MountRecipe):
+        wrong = job.fetch(copies)
     elif _on_one_side(source, target):
-        job.copy_there(copies)
+        wrong = job.copy_there(copies)
     else:
-        for batch in _batches(copies):
-            job.relay(batch)
-    job.look_again(source, copies)
+        wrong = [entry for batch in _batches(copies) for entry in job.relay(batch)]
+    refuse_changed(source, sorted(wrong, key=lambda entry: entry.path))
 
 
 class _Job:
@@ -78,53 +82,92 @@ class _Job:
         )
         self._target.settle()
 
-    def fetch(self, copies: Sequence[Copy]) -> None:
-        """From a bucket to a disk."""
-        files = [Incoming(copy.entry.key, self._path(self._target, copy.key), copy.entry.size) for copy in copies]
-        by_target = {file.target: copy for file, copy in zip(files, copies, strict=True)}
+    def fetch(self, copies: Sequence[Copy]) -> list[Entry]:
+        """From a bucket to a disk; the entries that were written over since they were listed."""
+        by_target = {self._path(self._target, copy.key): copy for copy in copies}
 
         def fetched(file: Incoming) -> None:
             copy = by_target[file.target]
             self._note(copy.entry, self._target.etag(copy.key))
 
-        download(
-            self._source,
-            files,
-            on_progress=self._on_progress,
-            partial=self._partial({copy.entry.key: copy.entry.etag for copy in copies}),
-            on_fetched=fetched,
-            durable=True,
-        )
+        marks = self._partial({copy.entry.key: copy.entry.etag for copy in copies})
+        files = [_incoming(copy.entry, path) for path, copy in by_target.items()]
+        wrong = self._download(files, self._on_progress, marks, fetched, durable=True)
         self._sync_names(by_target)
+        return [by_target[file.target].entry for file in wrong]
 
-    def copy_there(self, copies: Sequence[Copy]) -> None:
-        """Within a bucket, where no byte comes by here."""
+    def copy_there(self, copies: Sequence[Copy]) -> list[Entry]:
+        """Within a bucket, where no byte comes by here; the entries that were written over."""
+        wrong: list[Entry] = []
 
         def one(copy: Copy) -> None:
             entry = copy.entry
-            etag = patiently(lambda: self._target.copy(entry.key, copy.key, entry.etag, entry.size))
+            try:
+                etag = patiently(lambda: self._target.copy(entry.key, copy.key, entry.etag, entry.size))
+            except SourceChangedError:
+                wrong.append(entry)
+                return
             self._note(entry, etag)
             self._on_progress(entry.size)
 
         run_tasks((partial(one, copy) for copy in copies), _COPIES, Cancel())
+        return wrong
 
-    def relay(self, copies: Sequence[Copy]) -> None:
-        """From one bucket to another, over the local disk."""
+    def relay(self, copies: Sequence[Copy]) -> list[Entry]:
+        """From one bucket to another, over the local disk; the entries that were written over."""
         above = os.path.join(current().folder, "relay")
         os.makedirs(above, mode=0o700, exist_ok=True)
         between = tempfile.mkdtemp(dir=above)
         try:
-            files = [Incoming(c.entry.key, os.path.join(between, c.key), c.entry.size) for c in copies]
-            download(self._source, files)
-            sending = [Outgoing(os.path.join(between, c.key), c.key, c.entry.size) for c in copies]
-            by_key = {copy.key: copy.entry for copy in copies}
+            by_path = {os.path.join(between, copy.key): copy for copy in copies}
+            wrong = self._download([_incoming(copy.entry, path) for path, copy in by_path.items()])
+            for file in wrong:
+                del by_path[file.target]
+            sending = [Outgoing(path, copy.key, copy.entry.size) for path, copy in by_path.items()]
+            by_key = {copy.key: copy.entry for copy in by_path.values()}
 
             def stored(found: Stored) -> None:
                 self._note(by_key[found.key], found.etag)
 
             upload(self._target, sending, on_progress=self._on_progress, on_stored=stored)
+            return [copy.entry for copy in copies if copy.key not in by_key]
         finally:
             shutil.rmtree(between, ignore_errors=True)
+
+    def _download(
+        self,
+        files: Sequence[Incoming],
+        on_progress: Progress | None = None,
+        marks: Partial | None = None,
+        on_fetched: Callable[[Incoming], None] | None = None,
+        *,
+        durable: bool = False,
+    ) -> list[Incoming]:
+        """Fetch files; those that were written over since they were listed are left out, and returned."""
+        left, wrong = {file.target: file for file in files}, list[Incoming]()
+
+        def fetched(file: Incoming) -> None:
+            del left[file.target]
+            if on_fetched is not None:
+                on_fetched(file)
+
+        while left:
+            now = list(left.values())
+            try:
+                download(
+                    self._source,
+                    now,
+                    on_progress=on_progress,
+                    partial=marks,
+                    on_fetched=fetched,
+                    durable=durable,
+                )
+            except SourceChangedError as error:
+                changed = next(file for file in now if error.place == f"{self._source.uri}/{file.key}")
+                wrong.append(left.pop(changed.target))
+                if len(wrong) == _MOST_CHANGED:
+                    break
+        return wrong
 
     def look_again(self, source: Spot, copies: Sequence[Copy]) -> None:
         """Raise where files are not what was to be copied, and forget that they were."""
@@ -158,6 +201,10 @@ class _Job:
         if not isinstance(store, PosixStore):
             raise TypeError(f"{store.uri} is no directory")
         return store.path(key)
+
+
+def _incoming(entry: Entry, path: str) -> Incoming:
+    return Incoming(entry.key, path, entry.size, etag=entry.etag)
 
 
 def _on_one_side(source: Spot, target: Spot) -> bool:

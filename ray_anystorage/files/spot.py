@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ray_anystorage.environment import TIERS, Tier
 from ray_anystorage.errors import RequestError
-from ray_anystorage.origin import bucket_recipe
+from ray_anystorage.named_bucket import bucket_recipe
 from ray_anystorage.settings import Settings
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe, StoreRecipe
 from ray_anystorage.transfer.store import Store

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_anystorage.errors import ObjectMissingError
+from ray_anystorage.errors import ObjectMissingError, SourceChangedError
 from ray_anystorage.testing.store_files import flip_bit, incoming, write_files
 from ray_anystorage.transfer.digest import CHUNK_BYTES, digest_file
 from ray_anystorage.transfer.engine import download, upload
-from ray_anystorage.transfer.files import Outgoing
+from ray_anystorage.transfer.files import Incoming, Outgoing
 from ray_anystorage.transfer.store import Store
 
 _LARGE_BYTES = 3 * CHUNK_BYTES + 12345
@@ -54,10 +54,25 @@ class ReuseConformance:
         for source, etag, size in (("a", second, 3), ("large", large.etag, _LARGE_BYTES)):
             assert store.copy(source, f"copy of {source}", etag, size) == store.etag(f"copy of {source}")
             assert store.size(f"copy of {source}") == size
-        with pytest.raises(ObjectMissingError):
+        with pytest.raises(SourceChangedError):
             store.copy("a", "another copy", first)
         with pytest.raises(ObjectMissingError):
             store.etag("nothing/here")
+
+    def test_what_was_written_over_is_not_fetched(self, store: Store, tmp_path: Path) -> None:
+        for size in (50_000, _LARGE_BYTES):
+            path = tmp_path / str(size)
+            path.write_bytes(bytes(size))
+            before = upload(store, [Outgoing(str(path), "f", size)])[0]
+            goal = Incoming("f", str(tmp_path / "goal"), size, etag=before.etag)
+            download(store, [goal])
+            assert (tmp_path / "goal").read_bytes() == bytes(size)
+            path.write_bytes(bytes(size - 1) + b"x")
+            upload(store, [Outgoing(str(path), "f", size)])
+            with pytest.raises(SourceChangedError) as caught:
+                download(store, [goal])
+            assert caught.value.place == f"{store.uri}/f"
+            assert (tmp_path / "goal").read_bytes() == bytes(size)
 
     def test_what_was_there_and_is_gone_is_sent(self, store: Store, tmp_path: Path) -> None:
         files = write_files(tmp_path / "source", {"gone": 50_000})

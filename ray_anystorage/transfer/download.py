@@ -36,22 +36,24 @@ class Fetching:
         self._session = session
         made = (_File(session, file, on_fetched, durable=durable) for file in files)
         self._files = sorted(made, key=lambda file: -file.file.size)
+        self._largest = self._files[0].file.size if self._files else 0
 
     def run(self) -> None:
         """Fetch all; every target is there, whole and verified, when this returns."""
         session = self._session
         try:
-            threads = session.threads(sum(file.missing for file in self._files))
+            threads = session.threads(sum(file.missing for file in self._files), self._largest)
             run_tasks(self._tasks(), threads, session.cancel, session.budget.wanted)
         finally:
             for file in self._files:
                 file.clean()
 
     def _tasks(self) -> Iterator[Task]:
-        stride = Stride()
+        # Only one buffer size per call: whatever one file lets go of, the next can take.
+        stride, block = Stride(), min(self._session.store.limits.piece_bytes, self._largest)
         for file in self._files:
             for part in file.cut(stride):
-                yield partial(file.fetch, part, stride)
+                yield partial(file.fetch, part, stride, block)
 
 
 class _File:
@@ -95,10 +97,10 @@ class _File:
         if size == 0:
             yield Part(0, 0, 0)
 
-    def fetch(self, part: Part, stride: Stride) -> None:
+    def fetch(self, part: Part, stride: Stride, block: int) -> None:
         """Fetch, verify and write one range; the one that ends last gives the file its name."""
         descriptor = self._opened()
-        with self._session.buffer(self._session.store.limits.piece_bytes) as scratch:
+        with self._session.buffer(block) as scratch:
             transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch), self._note)
             if part.size:
                 stride.took(part.size, self._session.persist(transfer.fetch))
@@ -206,7 +208,8 @@ class _Range:
         began = time.monotonic()
         end = self._part.offset + self._part.size
         self._hasher, self._at = ChunkHasher(), self._part.offset + len(self.chunks) * CHUNK_BYTES
-        self._session.store.read_pieces(self._file.key, self._at, end - self._at, self._scratch, self._take)
+        size, etag = end - self._at, self._file.etag
+        self._session.store.read_pieces(self._file.key, self._at, size, self._scratch, self._take, etag)
         self._compare(self._hasher.rest())
         return time.monotonic() - began
 

@@ -123,8 +123,9 @@ def download(
 
 def _budget(store: Store, files: Sequence[Outgoing] | Sequence[Incoming]) -> Budget:
     """Small files may have all requests at once, with no trial whether more of them help."""
-    requests = store.limits.requests
-    if all(file.size <= _SMALL_BYTES for file in files):
+    largest = max((file.size for file in files), default=0)
+    requests = store.limits.at_once(largest)
+    if largest <= _SMALL_BYTES:
         return Budget(requests=requests, first_requests=requests)
     return Budget(requests=requests)
 

@@ -34,13 +34,17 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A key and the local path it is to have; with digests, what arrives is compared with them."""
+    """A key and the local path it is to have; with digests, what arrives is compared with them.
+
+    With ``etag``, an object that has another by the time it is read is an error.
+    """
 
     key: str
     target: str
     size: int
     digest: str | None = None
     chunks: tuple[str, ...] | None = None
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

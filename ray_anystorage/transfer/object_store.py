@@ -20,7 +20,7 @@ from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
 from ray_anystorage.transfer.files import part_bytes
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.retry import Transient
-from ray_anystorage.transfer.store import Counters, Limits, Take, below, check_key
+from ray_anystorage.transfer.store import CHANGED, Counters, Limits, Take, below, check_key
 from ray_anystorage.transfer.streamed import EARLY_BYTES, StreamedUpload
 
 Result = TypeVar("Result")
@@ -28,6 +28,7 @@ Self = TypeVar("Self", bound="ObjectStore")
 
 NO_RETRIES = {"max_retries": 0}
 OWN_RETRIES = {"max_retries": 20, "retry_timeout": timedelta(seconds=300)}
+TINY_REQUESTS = 128  # more of them take the processor from each other; see benchmarks/README.md
 LEAST_COPIED = 1 << 20  # bytes; to send fewer takes no longer than a request that copies them, and no more requests
 _MOST_COPIED = 5 << 30  # bytes, by one request that should not take minutes
 OBSTORE_FAILURES = (BaseError, OSError)  # a missing object is a built-in FileNotFoundError
@@ -54,7 +55,7 @@ class ObjectStore:
     """
 
     def __init__(self, client: Any, *, uri: str, prefix: str = "", streaming: Any = None) -> None:
-        self.limits = Limits(early_bytes=EARLY_BYTES)
+        self.limits = Limits(tiny_requests=TINY_REQUESTS, early_bytes=EARLY_BYTES)
         self.counters = Counters()
         self._client, self._streaming = client, streaming or client
         self._uri = uri
@@ -104,11 +105,15 @@ class ObjectStore:
             raise self.short(key, offset, len(data), len(into))
         into[:] = data
 
-    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+    def read_pieces(
+        self, key: str, offset: int, size: int, scratch: memoryview, take: Take, etag: str | None = None
+    ) -> None:
         """Hand on a range as it comes, with one request."""
         path, options = self._path(key), {"range": (offset, offset + size)}
         self.counters.add()
         answer = self._call("get", key, lambda: obstore.get(self._client, path, options=options))
+        if etag is not None and plain_etag(answer.meta["e_tag"]) != etag:
+            raise self.written_over(key)
         pieces, filled = iter(answer.stream(min_chunk_size=PIECE_BYTES)), 0
         while filled < size and (piece := self._call("get", key, lambda: next(pieces, None))) is not None:
             self.counters.add(fetched=len(piece), requests=0)
@@ -163,7 +168,7 @@ class ObjectStore:
         self.counters.add()
         self._call("copy", source, lambda: obstore.copy(self._client, self._path(source), self._path(key)))
         if etag is not None and self.etag(source) != etag:  # a look before would miss a write in between
-            raise self.changed(source)
+            raise self.written_over(source)
         return self.etag(key)
 
     def settle(self) -> None:
@@ -219,11 +224,9 @@ class ObjectStore:
         place = f"{self.uri}/{key}"
         return kind(reason, tier="artifact", place=place, tried=f"{operation} {place}", remedy=remedy)
 
-    def changed(self, key: str) -> errors.StorageError:
-        """The error for an object that was written over."""
-        return self.problem(
-            errors.ObjectMissingError, "it holds something else by now", "copy", key, "store the file again"
-        )
+    def written_over(self, key: str) -> errors.StorageError:
+        """The error for an object that is not what was to be read."""
+        return self.problem(errors.SourceChangedError, CHANGED, "get", key, "read it again when nobody writes there")
 
     def short(self, key: str, offset: int, got: int, wanted: int) -> errors.StorageError:
         """The error for an object that ends too early."""
@@ -260,31 +263,6 @@ class ObjectStore:
             return request()
         except OBSTORE_FAILURES as error:
             raise self.failed(operation, key, error) from error
-
-
-class MemoryStore(ObjectStore):
-    """A store in this process's memory, for tests."""
-
-    def __init__(self) -> None:
-        from obstore.store import MemoryStore as ObstoreMemory
-
-        super().__init__(ObstoreMemory(), uri="memory:/")
-
-    def write_small(self, key: str, data: BytesLike) -> str | None:
-        """Keep a copy: obstore would keep the engine's buffer itself."""
-        return super().write_small(key, bytes(data))
-
-    def read_range(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill the buffer; obstore has no error of its own for a range that begins after the end."""
-        if offset >= self.size(key) and into:
-            raise self.short(key, offset, 0, len(into))
-        super().read_range(key, offset, into)
-
-    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
-        """Hand on a range; obstore has no error of its own for one that begins after the end."""
-        if offset >= self.size(key) and size:
-            raise self.short(key, offset, 0, size)
-        super().read_pieces(key, offset, size, scratch, take)
 
 
 def read_failure(error: Exception) -> tuple[int | None, str, str]:

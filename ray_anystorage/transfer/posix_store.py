@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ray_anystorage.errors import ObjectMissingError, ShortReadError, StorageError
+from ray_anystorage.errors import ObjectMissingError, ShortReadError, SourceChangedError, StorageError
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.disk import can_reflink, sync_directory
 from ray_anystorage.transfer.posix_upload import PosixUpload, etag_of
-from ray_anystorage.transfer.store import Counters, Limits, Take, check_key
+from ray_anystorage.transfer.store import CHANGED, Counters, Limits, Take, check_key
 from ray_anystorage.transfer.temporary import is_temporary
 
 _PIECE_BYTES = 1 << 20  # nothing has to be waited for, and each piece is a turn that threads take with each other
@@ -53,7 +53,12 @@ class PosixStore:
     ) -> None:
         self.root = os.path.abspath(root)
         self.limits = Limits(
-            single_bytes=0, max_parts=1 << 30, requests=requests, in_pieces=True, piece_bytes=_PIECE_BYTES
+            single_bytes=0,
+            max_parts=1 << 30,
+            requests=requests,
+            tiny_requests=requests,
+            in_pieces=True,
+            piece_bytes=_PIECE_BYTES,
         )
         self.counters = Counters()
         self.alive = alive
@@ -100,10 +105,14 @@ class PosixStore:
                 self._step()
         self.counters.add(fetched=filled, requests=0)
 
-    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+    def read_pieces(
+        self, key: str, offset: int, size: int, scratch: memoryview, take: Take, etag: str | None = None
+    ) -> None:
         """Hand on a range of a file."""
         filled = 0
         with self._reading(key) as descriptor:
+            if etag is not None and etag_of(os.fstat(descriptor)) != etag:
+                raise self._problem(SourceChangedError, key, CHANGED)
             while filled < size:
                 count = os.preadv(descriptor, [scratch[: size - filled]], offset + filled)
                 if count == 0:
@@ -155,7 +164,7 @@ class PosixStore:
         """Reflink where the file system can, else copy inside the kernel; a link would share later writes."""
         with self._reading(source) as descriptor:
             if etag is not None and etag_of(os.fstat(descriptor)) != etag:
-                raise self._problem(ObjectMissingError, source, "it is another file by now")
+                raise self._problem(SourceChangedError, source, CHANGED)
             upload = self.begin(key, os.fstat(descriptor).st_size)
             try:
                 upload.copy_from(descriptor)

@@ -22,7 +22,7 @@ from ray_anystorage.environment import BucketAddress
 from ray_anystorage.transfer.digest import PIECE_BYTES, BytesLike
 from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.forks import obstore_is_lost
-from ray_anystorage.transfer.object_store import LEAST_COPIED, plain_etag
+from ray_anystorage.transfer.object_store import LEAST_COPIED, TINY_REQUESTS, plain_etag
 from ray_anystorage.transfer.retry import Transient
 from ray_anystorage.transfer.s3_checks import PayloadChecks
 from ray_anystorage.transfer.s3_client import client_of, give, s3_session
@@ -71,7 +71,7 @@ class S3Store(ForkedS3):
         except _FAILURES as error:
             raise explain_s3(error, Attempt(address, grant, "open", address.uri)).error() from error
         super().__init__(client, uri=address.uri, prefix=address.prefix)
-        self.limits = Limits()
+        self.limits = Limits(tiny_requests=TINY_REQUESTS)
 
     def moved(self, address: BucketAddress) -> S3Store:
         """As for every object store."""
@@ -122,9 +122,14 @@ class S3Store(ForkedS3):
 
         self.read_pieces(key, offset, len(into), memoryview(bytearray(PIECE_BYTES)), place)
 
-    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+    def read_pieces(
+        self, key: str, offset: int, size: int, scratch: memoryview, take: Take, etag: str | None = None
+    ) -> None:
         """Hand on a range as it comes, with one request."""
         if size < _DIRECT_BYTES and not obstore_is_lost():
+            if etag is not None:
+                super().read_pieces(key, offset, size, scratch, take, etag)
+                return
             super().read_range(key, offset, scratch[:size])
             take(scratch[:size])
             return
@@ -132,6 +137,8 @@ class S3Store(ForkedS3):
         arguments = {"Bucket": self._address.bucket, "Key": self._path(key), "Range": wanted}
         answer = self.request("get", key, lambda: self.boto.get_object(**arguments))
         with contextlib.closing(answer["Body"]) as body:
+            if etag is not None and plain_etag(answer["ETag"]) != etag:
+                raise self.written_over(key)
             if answer["ContentLength"] < size:
                 raise self.short(key, offset, answer["ContentLength"], size)
             filled = 0
@@ -247,7 +254,7 @@ class S3Store(ForkedS3):
                 retry_after=float(asked) if asked.isdecimal() else 0.0,
             )
         if status == 412:
-            return self.changed(key)
+            return self.written_over(key)
         if status in (404, 416) and code != "NoSuchBucket":
             return self.explain(operation, key, status, code, str(error), error)
         return explain_s3(error, self._attempt(operation, key)).error()

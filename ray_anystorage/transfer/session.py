@@ -11,7 +11,7 @@ from typing import TypeVar
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience, persist
-from ray_anystorage.transfer.store import Store
+from ray_anystorage.transfer.store import TINY_BYTES, Store
 
 Result = TypeVar("Result")
 
@@ -36,9 +36,9 @@ class Session:
         """Borrow a buffer from the budget."""
         return self.budget.buffer(size, self.cancel)
 
-    def threads(self, tasks: int) -> int:
-        """As many as there are tasks, within what budget and store allow."""
-        return min(tasks, self.budget.requests, self.store.limits.requests)
+    def threads(self, tasks: int, largest: int = TINY_BYTES + 1) -> int:
+        """As many as there are tasks for files of at most ``largest`` bytes, within what budget and store allow."""
+        return min(tasks, self.budget.requests, self.store.limits.at_once(largest))
 
     def advance(self, size: int) -> None:
         """Tell that so many more bytes are where they should be; never two threads at once."""

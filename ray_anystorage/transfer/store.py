@@ -17,6 +17,8 @@ from typing import Protocol, runtime_checkable
 from ray_anystorage.errors import RequestError
 from ray_anystorage.transfer.digest import CHUNK_BYTES, PIECE_BYTES, BytesLike
 
+TINY_BYTES = 64 << 10  # of a file, at most, for which a request does little but wait
+CHANGED = "it was written over since it was listed"
 Take = Callable[[memoryview], None]  # what it is given is good until it returns
 
 
@@ -30,8 +32,8 @@ class Limits:
         The largest object that goes by ``write_small``; larger ones go by ``begin``.
     max_parts
         Parts of one upload, at most.
-    requests
-        Requests at once that still help.
+    requests, tiny_requests
+        Requests at once that still help; and where each is for a file of at most ``TINY_BYTES``, and so mostly waits.
     in_pieces
         Whether the bytes of a part may come by several calls of ``Upload.part``, so that nobody holds all of them.
     piece_bytes
@@ -44,9 +46,14 @@ class Limits:
     single_bytes: int = CHUNK_BYTES
     max_parts: int = 10_000
     requests: int = 64
+    tiny_requests: int = 64
     in_pieces: bool = False
     piece_bytes: int = PIECE_BYTES
     early_bytes: int | None = None
+
+    def at_once(self, largest: int) -> int:
+        """Requests at once that still help for files of at most so many bytes."""
+        return self.tiny_requests if largest <= TINY_BYTES else self.requests
 
 
 class Upload(Protocol):
@@ -101,10 +108,13 @@ class Store(Protocol):
     def read_range(self, key: str, offset: int, into: memoryview) -> None:
         """Fill the buffer from an object; ``ShortReadError`` where it ends before."""
 
-    def read_pieces(self, key: str, offset: int, size: int, scratch: memoryview, take: Take) -> None:
+    def read_pieces(
+        self, key: str, offset: int, size: int, scratch: memoryview, take: Take, etag: str | None = None
+    ) -> None:
         """Hand on ``size`` bytes of an object in order, as they come; ``ShortReadError`` where it ends before.
 
-        ``scratch`` may be used to receive them. What ``take`` raises goes through unchanged.
+        ``scratch`` may be used to receive them. What ``take`` raises goes through unchanged. With ``etag``,
+        ``SourceChangedError`` where the object does not have it, or no longer; then ``take`` hears of nothing.
         """
 
     def size(self, key: str) -> int:
@@ -131,7 +141,7 @@ class Store(Protocol):
     def copy(self, source: str, key: str, etag: str | None = None, size: int | None = None) -> str | None:
         """Copy on the store's own side, atomically; gives the etag of the copy.
 
-        With ``etag``, ``ObjectMissingError`` where the source does not have it, or no longer. ``size``, where it is
+        With ``etag``, ``SourceChangedError`` where the source does not have it, or no longer. ``size``, where it is
         known, lets a store copy a large object in parts.
         """
 

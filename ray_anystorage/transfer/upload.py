@@ -43,7 +43,8 @@ class Sending:
         try:
             self._reuse(already)
             to_send = sorted((f for f in self._files if f.stored is None), key=lambda f: -f.file.size)
-            threads = session.threads(sum(len(file.parts) for file in to_send))
+            largest = to_send[0].file.size if to_send else 0
+            threads = session.threads(sum(len(file.parts) for file in to_send), largest)
             run_tasks(self._tasks(to_send), threads, session.cancel, session.budget.wanted)
             session.store.settle()
         except BaseException:

@@ -14,7 +14,7 @@ from ray_anystorage.environment import BucketAddress
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.testing.store_conformance import StoreConformance
 from ray_anystorage.transfer.cloud_store import CloudStore
-from ray_anystorage.transfer.object_store import MemoryStore
+from ray_anystorage.transfer.memory_store import MemoryStore
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.store import Store

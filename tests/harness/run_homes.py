@@ -16,7 +16,7 @@ from ray_anystorage.checkpoint.ownership import own_spill
 from ray_anystorage.checkpoint.read import commit
 from ray_anystorage.checkpoint.save import Part, begin, store_data, write_manifest
 from ray_anystorage.checkpoint.tree import scan
-from ray_anystorage.origin import bucket_recipe
+from ray_anystorage.named_bucket import bucket_recipe
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.train.hooks import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 from ray_anystorage.train.hooks import _CheckpointManagerState

@@ -29,11 +29,22 @@ def site(tmp_path: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.M
 
 @pytest.fixture
 def after_copying(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
-    """Has something happen when all is copied, before anybody looks again."""
+    """Has something happen when the files of a disk are copied, before anybody looks again."""
 
     def install(happen: Callable[[], Any]) -> None:
         look_again = moving._Job.look_again
         monkeypatch.setattr(moving._Job, "look_again", lambda *given: (happen(), look_again(*given)))
+
+    return install
+
+
+@pytest.fixture
+def around_copying(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any], Callable[[], Any]], None]:
+    """Has something happen when all is listed, before it is copied, and when it is copied, before any is deleted."""
+    copy = moving.copy
+
+    def install(before: Callable[[], Any], after: Callable[[], Any]) -> None:
+        monkeypatch.setattr(moving, "copy", lambda *given: (before(), copy(*given), after()))
 
     return install
 
@@ -77,32 +88,53 @@ def test_mv_keeps_a_file_that_has_two_names(site: Path) -> None:
     assert [path.name for path in (site / "shared" / "data").iterdir()] == ["a.bin"]
 
 
-@pytest.mark.parametrize(("source", "target"), [("shared:data", "artifact:data"), ("artifact:data", "cluster:data")])
-def test_mv_keeps_what_changed_meanwhile(
-    site: Path, s3_server: S3Server, bucket: str, after_copying: Any, source: str, target: str
+def test_mv_keeps_what_changed_meanwhile(site: Path, after_copying: Any) -> None:
+    after_copying(lambda: (site / "shared" / "data" / "a.bin").write_bytes(b"new"))
+    refused(1, "a.bin changed while they were copied", "mv", "shared:data", "artifact:data")
+    assert done("cat", "shared:data/a.bin") == "new"
+    assert said("sync", "shared:data", "artifact:data", "--dry-run")["same"] == len(FILES) - 1
+
+
+@pytest.mark.parametrize("target", ["cluster:data", "artifact:elsewhere", "s3://{other}/data"])
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_an_object_that_changed_since_it_was_listed_is_not_copied_and_the_others_are(
+    site: Path, s3_server: S3Server, bucket: str, around_copying: Any, command: str, target: str
 ) -> None:
-    if source.startswith("artifact"):
-        done("cp", "shared:data", source)
+    done("cp", "shared:data", "artifact:data")
+    target = target.format(other=s3_server.make_bucket())
+    size = FILES["a.bin"]  # the same as before: only its etag tells
 
     def change() -> None:
-        (site / "shared" / "data" / "a.bin").write_bytes(b"new")
-        s3_server.client().put_object(Bucket=bucket, Key="team/data/a.bin", Body=b"new")
+        for name in ("a.bin", "e f.txt"):
+            s3_server.client().put_object(Bucket=bucket, Key=f"team/data/{name}", Body=bytes(FILES[name]))
 
-    after_copying(change)
-    refused(1, "a.bin changed while they were copied", "mv", source, target)
-    done("cat", f"{source}/a.bin")
-    assert said("sync", source, target, "--dry-run")["same"] == len(FILES) - 1
+    around_copying(change, lambda: None)
+    refused(1, "a.bin, e f.txt changed while they were copied", command, "artifact:data", target)
+    there = {entry["path"] for entry in said("ls", "-r", target)["entries"]}
+    assert there == set(FILES) - {"a.bin", "e f.txt"}
+    assert said("du", "artifact:data/a.bin")["bytes"] == size
+    around_copying(lambda: None, lambda: None)
+    again = said("cp", "artifact:data", target)
+    assert {"a.bin", "e f.txt"} <= {entry["path"] for entry in again["copied"]}
+    assert again["same"] == len(FILES) - 2
 
 
-def test_mv_looks_directly_before_it_deletes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = moving.copy
+def test_an_object_that_changes_after_it_was_copied_is_not_deleted(
+    site: Path, s3_server: S3Server, bucket: str, around_copying: Any
+) -> None:
+    done("cp", "shared:data", "artifact:data")
+    new = bytes(FILES["a.bin"])
+    around_copying(lambda: None, lambda: s3_server.client().put_object(Bucket=bucket, Key="team/data/a.bin", Body=new))
+    refused(1, "a.bin changed since they were listed, or", "mv", "artifact:data", "cluster:data")
+    assert [one["path"] for one in said("ls", "-r", "artifact:data")["entries"]] == ["a.bin"]
 
-    def copy_and_change(*given: Any) -> None:
-        copy(*given)
+
+def test_mv_looks_directly_before_it_deletes(site: Path, around_copying: Any) -> None:
+    def change() -> None:
         (site / "shared" / "data" / "a.bin").write_bytes(b"new")
         (site / "cluster" / "data" / "sub" / "c.txt").unlink()
 
-    monkeypatch.setattr(moving, "copy", copy_and_change)
+    around_copying(lambda: None, change)
     refused(1, "a.bin, sub/c.txt changed since they were listed, or", "mv", "shared:data", "cluster:data")
     left = [path for path in (site / "shared" / "data").rglob("*") if path.is_file()]
     assert sorted(path.name for path in left) == ["a.bin", "c.txt"]

@@ -75,7 +75,7 @@ print("parent", len(inherited.read()))
 STORE = (
     HEAD
     + """
-from ray_anystorage.origin import bucket_recipe
+from ray_anystorage.named_bucket import bucket_recipe
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.engine import upload
 from ray_anystorage.transfer.files import Outgoing
@@ -106,7 +106,7 @@ print("parent", sorted(store.list("")))
 REFUSED = (
     HEAD
     + """
-from ray_anystorage.transfer.object_store import MemoryStore
+from ray_anystorage.transfer.memory_store import MemoryStore
 
 store = MemoryStore()
 store.write_small("a", b"1")

@@ -23,7 +23,7 @@ LAYERS = (
     {"settings", "estimate", "telemetry"},
     {"policy", "credentials", "transfer", "discovery", "diagnosis", "home", "cluster", "testing"},
     {"checkpoint"},
-    {"resolve", "recipe", "origin", "runs", "run_list"},
+    {"resolve", "recipe", "named_bucket", "origin", "runs", "run_list"},
     {"train", "tune"},
     {"catalog", "promotion", "timeline"},
     {"api", "checkup", "experiments", "files", "job", "stored"},

@@ -26,7 +26,7 @@ from ray_anystorage.transfer import upload as uploading
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike, chunks_of_file
 from ray_anystorage.transfer.engine import upload
-from ray_anystorage.transfer.object_store import MemoryStore
+from ray_anystorage.transfer.memory_store import MemoryStore
 from ray_anystorage.transfer.posix_store import PosixStore
 
 LIMIT = 0.3  # seconds

@@ -19,7 +19,7 @@ from ray_anystorage.transfer.budget import Budget
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Outgoing, split
-from ray_anystorage.transfer.object_store import MemoryStore
+from ray_anystorage.transfer.memory_store import MemoryStore
 from ray_anystorage.transfer.streamed import EARLY_BYTES, StreamedUpload
 from tests.harness.waiting import wait_until
 
