@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _WIDEST = 110  # columns; longer lines are hard to read
 
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output or error; 80 columns and no colour where that is no terminal."""
+    from rich.console import Console  # takes a while, which what prints nothing need not wait for
+
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def working(what: str) -> AbstractContextManager[object]:
     """Tell on a terminal that something takes a while; anywhere else nothing is shown."""
-    return console(stderr=True).status(f"{what} …")
+    return console(stderr=True).status(f"{what} …") if sys.stderr.isatty() else nullcontext()
 
 
 def prose(text: str, *, indent: str = "", style: str | None = None) -> Text:
@@ -26,6 +31,8 @@ def prose(text: str, *, indent: str = "", style: str | None = None) -> Text:
 
     Without a style the first line and the headings, which end in a colon, are bold.
     """
+    from rich.text import Text
+
     width = min(console().width, _WIDEST)
     result = Text(no_wrap=True, overflow="ignore")
     for number, line in enumerate(text.splitlines()):

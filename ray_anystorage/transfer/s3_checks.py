@@ -16,6 +16,7 @@ from typing import Any
 from botocore.config import Config
 
 from ray_anystorage.transfer.digest import BytesLike
+from ray_anystorage.transfer.store import Limits
 
 CRC64_OF_NOTHING = "AAAAAAAAAAA="  # CRC-64/NVME of no bytes is 0; it takes a library to compute any other
 _CRC64, _CRC32 = "ChecksumCRC64NVME", "ChecksumCRC32"
@@ -59,6 +60,17 @@ class PayloadChecks:
     def spare(self, client: Any) -> None:
         """Have a botocore client leave a part's payload out of its signature once the store compares its checksum."""
         client.meta.events.register("before-sign.s3.UploadPart", partial(_spare_hashing, self._parts))
+
+
+def configure(session: Any, *, secure: bool) -> None:
+    """Have the clients of a botocore session make each request once, as many at a time as the engine does."""
+    config = Config(
+        max_pool_connections=Limits().requests,
+        retries={"total_max_attempts": 1},
+        # Over TLS nothing on the way can alter a payload; without it the store must compare it with its hash.
+        s3={"payload_signing_enabled": not secure},
+    )
+    session.set_default_client_config(session.get_default_client_config().merge(config))
 
 
 def _spare_hashing(compares: threading.Event, request: Any, **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,11 +16,15 @@ _REQUEST_TIMEOUT = 120.0  # seconds for all of a request
 _CREDENTIALS_AGE = timedelta(minutes=5)  # botocore renews ten minutes before the end, so they last that long
 
 
-def small_client(address: BucketAddress, keys: Keys, client: Any, checksum: str | None, read_timeout: float) -> Any:
-    """An obstore store for a whole bucket, after botocore's ``client`` for it.
+def small_client(
+    address: BucketAddress, keys: Keys, boto: Callable[[], Any], checksum: str | None, read_timeout: float
+) -> Any:
+    """An obstore store for a whole bucket.
 
     Parameters
     ----------
+    boto
+        Gives botocore's client for it, which knows what the address leaves open; to make one takes 0.1 s.
     checksum
         What puts carry for the store to compare: ``"SHA256"``, which is also in the signature, since not every store
         compares both; ``"CRC64NVME"``; ``None`` where TLS does it.
@@ -43,10 +48,10 @@ def small_client(address: BucketAddress, keys: Keys, client: Any, checksum: str 
         address.bucket,
         # Not `endpoint`, which a variable of this name in the process would overrule.
         config={
-            "aws_endpoint_url_s3": _endpoint(address, client.meta.endpoint_url, virtual),
+            "aws_endpoint_url_s3": _endpoint(address, address.endpoint or boto().meta.endpoint_url, virtual),
             **_asked_for(address.options),
         },
-        region=client.meta.region_name,
+        region=address.region or boto().meta.region_name,
         virtual_hosted_style_request=virtual,
         unsigned_payload=checksum != "SHA256",
         **({"checksum_algorithm": checksum} if checksum else {}),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import botocore.exceptions as boto
-from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -24,7 +24,7 @@ from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.object_store import LEAST_COPIED, TINY_REQUESTS, plain_etag
 from ray_anystorage.transfer.retry import Transient
-from ray_anystorage.transfer.s3_checks import PayloadChecks
+from ray_anystorage.transfer.s3_checks import PayloadChecks, configure
 from ray_anystorage.transfer.s3_client import client_of, give, s3_session
 from ray_anystorage.transfer.s3_forked import ForkedS3
 from ray_anystorage.transfer.s3_keys import Keys
@@ -63,11 +63,15 @@ class S3Store(ForkedS3):
     def __init__(self, address: BucketAddress, grant: Grant, *, read_timeout: float = READ_TIMEOUT) -> None:
         self._address, self._grant, self._read_timeout = address, grant, read_timeout
         self.secure = secure = not (address.endpoint or "").lower().startswith("http://")
-        self._clients: dict[int, Any] = {}  # by process: a fork must not talk on its parent's connections
-        self.checks = PayloadChecks(lambda: small_client(address, self._keys, self.boto, "CRC64NVME", read_timeout))
+        # By process: a fork must neither talk on its parent's connections nor wait for a lock that a thread held there.
+        self._clients: dict[int, Any] = {}
+        self._making: dict[int, threading.Lock] = {}
+        self.checks = PayloadChecks(
+            lambda: small_client(address, self._keys, lambda: self.boto, "CRC64NVME", read_timeout)
+        )
         try:
             self._keys = Keys(lambda: self._session().get_credentials())
-            client = small_client(address, self._keys, self.boto, None if secure else "SHA256", read_timeout)
+            client = small_client(address, self._keys, lambda: self.boto, None if secure else "SHA256", read_timeout)
         except _FAILURES as error:
             raise explain_s3(error, Attempt(address, grant, "open", address.uri)).error() from error
         super().__init__(client, uri=address.uri, prefix=address.prefix)
@@ -85,12 +89,18 @@ class S3Store(ForkedS3):
         known = self._clients.get(os.getpid())
         if known is not None:
             return known
+        with self._making.setdefault(os.getpid(), threading.Lock()):
+            if os.getpid() not in self._clients:
+                self._clients[os.getpid()] = self._new_boto()
+            return self._clients[os.getpid()]
+
+    def _new_boto(self) -> Any:
         session = self._session()
-        _configure(session, self.secure)
+        configure(session, secure=self.secure)
         give(session, self._keys)
         client = client_of(session, self._address)
         self.checks.spare(client)
-        return self._clients.setdefault(os.getpid(), client)
+        return client
 
     def write_small(self, key: str, data: BytesLike) -> str | None:
         """Replace an object with one request; without TLS the first empty one asks what the store compares."""
@@ -282,13 +292,3 @@ def _reopen(
     address: BucketAddress, mode: Mode, source: str, env_vars: tuple[tuple[str, str], ...], read_timeout: float
 ) -> S3Store:
     return S3Store(address, carried(mode, source, env_vars), read_timeout=read_timeout)
-
-
-def _configure(session: Any, secure: bool) -> None:
-    config = Config(
-        max_pool_connections=Limits().requests,
-        retries={"total_max_attempts": 1},
-        # Over TLS nothing on the way can alter a payload; without it the store must compare it with its hash.
-        s3={"payload_signing_enabled": not secure},
-    )
-    session.set_default_client_config(session.get_default_client_config().merge(config))
