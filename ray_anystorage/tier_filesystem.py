@@ -27,7 +27,8 @@ DEFAULT_REGION = "us-east-1"
 
 
 class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
-    """One tier, for fsspec: paths are relative to its root. It pickles as the tier's name, and holds no secret.
+    """One tier, for fsspec. Paths begin with the tier's name, as those of a bucket's file system do with the bucket's:
+    what readers put ``anystorage://`` before is a URL again. It pickles as the tier's name, and holds no secret.
 
     The process that uses it reads the same settings as a run does (``RAY_ANYSTORAGE_*``; in a worker, those that
     ``runtime_env()`` or a run brings), finds its own credentials, and has them renewed.
@@ -64,10 +65,20 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(one) for one in path]
-        head = f"{PROTOCOL}://"
-        text = str(path)
-        # A slash at the end stays: it says that a folder is meant.
-        return text[len(head) :].partition("/")[2].lstrip("/") if text.startswith(head) else text.lstrip("/")
+        return str(path).removeprefix(f"{PROTOCOL}://").lstrip("/")  # a slash at the end says that a folder is meant
+
+    def _join(self, path: Any) -> Any:
+        return super()._join(self._inside(path) if isinstance(path, str) else path)
+
+    def _relpath(self, path: Any) -> Any:
+        inside = super()._relpath(path)
+        return "/".join(filter(None, (self.tier, inside))) if isinstance(path, str) else inside
+
+    def _inside(self, path: str) -> str:
+        tier, _, inside = str(self._strip_protocol(path)).partition("/")
+        if tier and tier != self.tier:
+            raise RequestError(f"{path!r}: expected a path that begins with {self.tier}/, as this file system's do")
+        return inside.lstrip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
@@ -75,7 +86,7 @@ class AnyStorageFileSystem(DirFileSystem):  # type: ignore[misc]
 
     def unstrip_protocol(self, name: str) -> str:
         """The URL of a path."""
-        return f"{PROTOCOL}://{self.tier}/{self._strip_protocol(name)}"
+        return f"{PROTOCOL}://{self._strip_protocol(name)}"
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         """Open a file; with ``x`` in the mode only one that is not there."""
@@ -140,7 +151,8 @@ def filesystem(tier: str, *, credentials: str | None = None) -> pyarrow.fs.FileS
     """
     import pyarrow.fs
 
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(AnyStorageFileSystem(tier, credentials=credentials)))
+    inside = DirFileSystem(path=tier, fs=AnyStorageFileSystem(tier, credentials=credentials))
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(inside))
 
 
 def _bucket_filesystem(recipe: BucketRecipe) -> AsyncFileSystem:

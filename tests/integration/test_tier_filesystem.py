@@ -74,7 +74,7 @@ class _Tier(AbstractFixtures):
 
     @pytest.fixture
     def fs_path(self) -> str:
-        return "tests"
+        return f"{self.tier}/tests"
 
     @pytest.fixture
     def fs_join(self) -> Any:
@@ -157,8 +157,13 @@ def test_urls_lead_to_the_tier(tier: str, tmp_path: Path, s3_server: S3Server, b
     with fsspec.open(f"anystorage://{tier}/a/b.txt") as file:
         assert file.read() == b"here"
     system, path = fsspec.url_to_fs(f"anystorage://{tier}/a/b.txt")
-    assert (path, system.unstrip_protocol(path)) == ("a/b.txt", f"anystorage://{tier}/a/b.txt")
-    assert system.glob("a/*") == ["a/b.txt"]
+    assert (path, system.unstrip_protocol(path)) == (f"{tier}/a/b.txt", f"anystorage://{tier}/a/b.txt")
+    for pattern in (f"{tier}/a/*", f"anystorage://{tier}/a/*", f"anystorage://{tier}//a/*"):
+        assert system.glob(pattern) == [path]
+    assert system.ls(tier, detail=False) == system.ls(f"anystorage://{tier}", detail=False) == [f"{tier}/a"]
+    for other in ("local/a/b.txt", "a/b.txt", "anystorage://local/a/b.txt"):
+        with pytest.raises(errors.RequestError, match=f"begins with {tier}/"):
+            system.cat_file(other)
     if tier == "shared":
         assert (tmp_path / "shared" / "a" / "b.txt").read_text() == "here"
     else:
@@ -187,6 +192,36 @@ def test_tables_through_pyarrow_and_pandas(tier: str) -> None:
     assert pandas.read_parquet(f"anystorage://{tier}/tables/two.parquet").equals(frame)
 
 
+_HUGGING_FACE = """
+import sys, datasets
+datasets.disable_progress_bars()
+tier = sys.argv[1]
+made = datasets.Dataset.from_dict({"x": list(range(100)), "name": [f"row {n}" for n in range(100)]})
+made.to_parquet(f"anystorage://{tier}/rows/part-0.parquet")
+made.save_to_disk(f"anystorage://{tier}/saved")
+assert datasets.load_from_disk(f"anystorage://{tier}/saved")["x"] == made["x"]
+files = f"anystorage://{tier}/rows/*.parquet"
+for streaming in (False, True):
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+    assert [row["x"] for row in rows] == list(range(100)), streaming
+print("RESULT ok")
+"""
+
+
+@pytest.mark.parametrize("tier", ["shared", "artifact"])
+def test_hugging_face_datasets(tier: str, site: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    caches = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", _HUGGING_FACE, tier],
+        env=clean_environment({**site, **caches}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "RESULT ok" in done.stdout, done.stderr[-5000:]
+
+
 @pytest.mark.needs_ray
 def test_ray_data_on_a_cluster(ray_cluster: RayCluster, site: dict[str, str], tmp_path: Path) -> None:
     script = """
@@ -208,8 +243,8 @@ print("RESULT ok")
 
 def test_another_process_finds_its_own_way(site: dict[str, str], tmp_path: Path) -> None:
     system = AnyStorageFileSystem("artifact")
-    system.pipe_file("a", b"content")
-    program = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).cat_file('a'))"
+    system.pipe_file("artifact/a", b"content")
+    program = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).cat_file('artifact/a'))"
     env = clean_environment({**site, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)})
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -224,12 +259,12 @@ def test_another_process_finds_its_own_way(site: dict[str, str], tmp_path: Path)
 
 def test_the_root_of_a_mount_is_never_made(tmp_path: Path) -> None:
     system = AnyStorageFileSystem("shared")
-    system.pipe_file("folder/a", b"x")
+    system.pipe_file("shared/folder/a", b"x")
     (tmp_path / "shared").rename(tmp_path / "gone")
     with pytest.raises(errors.MountMissingError, match="is not mounted"):
-        system.pipe_file("folder/b", b"x")
+        system.pipe_file("shared/folder/b", b"x")
     with pytest.raises(errors.MountMissingError):
-        system.makedirs("folder")
+        system.makedirs("shared/folder")
     AnyStorageFileSystem.clear_instance_cache()
     with pytest.raises(errors.RequestError, match="is not an existing directory"):
         AnyStorageFileSystem("shared")
