@@ -26,15 +26,29 @@ pytestmark = pytest.mark.needs_ray
 SIZE = 3 << 20
 
 
-def train() -> None:
+def train(config: dict[str, str]) -> None:
     rank = ray.train.get_context().get_world_rank()
+    tracer = tracer_into(Path(config["spans"], f"rank-{rank}"))
     for step in range(3):
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, tracer.start_as_current_span(f"step {step}"):
             Path(directory, f"rank-{rank}").write_bytes(bytes([step]) * SIZE)
             if step < 2:
                 anystorage.report({"step": step}, directory)
             else:
                 ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint(directory))
+
+
+def tracer_into(path: Path) -> Any:
+    """A tracer of the user's, whose provider writes every span of this process to a file, a line of JSON each."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+    provider = TracerProvider()
+    lines = ConsoleSpanExporter(out=path.open("a"), formatter=lambda span: span.to_json(indent=None) + "\n")
+    provider.add_span_processor(SimpleSpanProcessor(lines))
+    trace.set_tracer_provider(provider)
+    return trace.get_tracer("user")
 
 
 def asked(*arguments: str) -> str:
@@ -43,10 +57,13 @@ def asked(*arguments: str) -> str:
     return done.output
 
 
-def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluster) -> None:
+def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluster, tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk.trace")
+    (tmp_path / "spans").mkdir()
     start = datetime.now(timezone.utc)
     DataParallelTrainer(
         train,
+        train_loop_config={"spans": str(tmp_path / "spans")},
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
         run_config=anystorage.run_config("timed"),
     ).fit()
@@ -66,9 +83,24 @@ def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluste
     assert sorted(saves_in_ray_trains_logs(ray_cluster)) == sorted(
         2 * [one["checkpoint"] for one in (first, second, third)]
     )
+    for rank in (0, 1):
+        check_spans(tmp_path / "spans" / f"rank-{rank}", [one["checkpoint"] for one in (first, second, third)])
     shown = asked("timed", "--timeline")
     assert shown.count("rank 0") == shown.count("rank 1") == 3
     assert "█" in shown
+
+
+def check_spans(path: Path, checkpoints: list[str]) -> None:
+    """A worker's spans: one for each save, that of the save which the training waited for below the user's own."""
+    spans = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = {span["name"]: span["context"]["span_id"] for span in spans if span["name"].startswith("step")}
+    saves = {span["attributes"]["anystorage.checkpoint"]: span for span in spans if span["name"] == "anystorage.save"}
+    assert set(saves) == set(checkpoints)
+    assert saves[checkpoints[2]]["parent_id"] == steps["step 2"]
+    for save in saves.values():
+        assert save["attributes"]["anystorage.bytes"] == SIZE
+        below = [span["name"] for span in spans if span["parent_id"] == save["context"]["span_id"]]
+        assert "anystorage.upload" in below
 
 
 def saves_in_ray_trains_logs(cluster: RayCluster) -> list[str]:
