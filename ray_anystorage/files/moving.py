@@ -29,7 +29,7 @@ from ray_anystorage.transfer.workers import run_tasks
 
 Progress = Callable[[int], None]
 _BATCH_BYTES = 4 << 30  # that lie on the local disk at once, on the way from one bucket to another
-_MOST_CHANGED = 16  # objects that were written over, until it is clear that somebody writes to all of them
+_MOST_CHANGED = 16  # objects that were written over; after more it is clear that somebody writes to all of them
 _COPIES = 32  # at once, on the store's own side
 
 
@@ -163,10 +163,10 @@ class _Job:
                     durable=durable,
                 )
             except SourceChangedError as error:
-                changed = next(file for file in now if error.place == f"{self._source.uri}/{file.key}")
-                wrong.append(left.pop(changed.target))
-                if len(wrong) == _MOST_CHANGED:
-                    break
+                altered = [file for file in now if error.place == f"{self._source.uri}/{file.key}"]
+                if not altered or len(wrong) >= _MOST_CHANGED:
+                    raise
+                wrong += (left.pop(file.target) for file in altered)
         return wrong
 
     def look_again(self, source: Spot, copies: Sequence[Copy]) -> None:

@@ -119,6 +119,23 @@ def test_an_object_that_changed_since_it_was_listed_is_not_copied_and_the_others
     assert again["same"] == len(FILES) - 2
 
 
+def test_a_copy_of_what_somebody_keeps_writing_to_is_given_up(
+    site: Path, s3_server: S3Server, bucket: str, around_copying: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("cp", "shared:data", "artifact:data")
+
+    def change() -> None:
+        for name in ("a.bin", "e f.txt"):
+            s3_server.client().put_object(Bucket=bucket, Key=f"team/data/{name}", Body=bytes(FILES[name]))
+
+    monkeypatch.setattr(moving, "_MOST_CHANGED", 1)
+    around_copying(change, lambda: None)
+    refused(1, "it was written over since it was listed", "cp", "artifact:data", "cluster:data")
+    around_copying(lambda: None, lambda: None)
+    done("cp", "artifact:data", "cluster:data")
+    assert (site / "cluster" / "data" / "a.bin").read_bytes() == bytes(FILES["a.bin"])
+
+
 def test_an_object_that_changes_after_it_was_copied_is_not_deleted(
     site: Path, s3_server: S3Server, bucket: str, around_copying: Any
 ) -> None:
