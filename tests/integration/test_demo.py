@@ -168,9 +168,8 @@ def tables_of(output: str) -> list[list[tuple[int, float, int]]]:
     return [[(int(epoch), float(share), int(attempt)) for epoch, share, attempt in ROW.findall(part)] for part in parts]
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)], ids=["ctrl-c", "terminate"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_an_interruption_in_the_middle_of_a_run_leaves_nothing(demo: Demo, number: signal.Signals) -> None:
     demo.read_until("Training on")
     saved = demo.directory / "cluster_storage" / "digits-small"

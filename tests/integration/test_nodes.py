@@ -368,6 +368,7 @@ def test_the_doctor_says_so_where_there_is_no_cluster(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.soak
 def test_an_experiment_ends_where_a_trial_comes_to_a_node_with_another_mount(cluster: TwoNodes, site: Path) -> None:
     def trial(config: dict[str, Any]) -> None:
         ray.tune.report({"n": 1})
