@@ -24,6 +24,7 @@ from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.posix_upload import etag_of
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.workers import run_tasks
 
@@ -88,7 +89,7 @@ class _Job:
 
         def fetched(file: Incoming) -> None:
             copy = by_target[file.target]
-            self._note(copy.entry, self._target.etag(copy.key))
+            self._note(copy.entry, etag_of(os.stat(file.target)))
 
         marks = self._partial({copy.entry.key: copy.entry.etag for copy in copies})
         files = [_incoming(copy.entry, path) for path, copy in by_target.items()]

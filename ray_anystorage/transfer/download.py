@@ -156,8 +156,11 @@ class _File:
     def _opened(self) -> int:
         with self._lock:
             if self._descriptor < 0:
-                self._descriptor = _create(self._temporary, again=self._session.partial is not None)
-                os.ftruncate(self._descriptor, self.file.size)  # what is there may be of a longer one
+                # Where a call goes on with what another did, its name is known, and may be there.
+                new = os.O_EXCL if self._session.partial is None else os.O_TRUNC
+                self._descriptor = _create(self._temporary, 0 if self._partial is not None else new)
+                if self._partial is not None:  # what is there may be of a longer one
+                    os.ftruncate(self._descriptor, self.file.size)
                 if self.file.size > CHUNK_BYTES:
                     preallocate(self._descriptor, self.file.size)
             return self._descriptor
@@ -245,9 +248,9 @@ def mismatch(session: Session, file: Incoming, what: str) -> DigestMismatchError
     )
 
 
-def _create(path: str, *, again: bool) -> int:
-    """Open a new file, or ``again`` one that has some of it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if again else os.O_EXCL)
+def _create(path: str, new: int) -> int:
+    """Open a file; ``new`` says what there may be of it, ``O_EXCL`` or ``O_TRUNC`` if nothing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | new
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:

@@ -51,6 +51,7 @@ class Partial:
         self._lock = threading.Lock()
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._seed = self._seeded()
+        self._there = set(os.listdir(folder))  # records, of which small files have none: they are not looked for
 
     def temporary(self, path: str) -> str:
         """The name of a file under way, the same for the next call, which so leaves none behind of one that was killed.
@@ -94,8 +95,11 @@ class Partial:
 
     def end(self, key: str) -> None:
         """Nothing is left of it to do."""
-        with self._lock, contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(key))
+        name = _name(key)
+        if name in self._there:
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, name))
+            self._there.discard(name)
 
     def _seeded(self) -> str:
         """What chance gave to this folder when it was first used."""
@@ -107,11 +111,11 @@ class Partial:
             return file.read()
 
     def _lines(self, key: str) -> Iterator[Any]:
-        try:
-            with open(self._path(key), encoding="utf-8") as file:
-                lines = file.read().split("\n")
-        except FileNotFoundError:
+        name = _name(key)
+        if name not in self._there:
             return
+        with open(os.path.join(self._folder, name), encoding="utf-8") as file:
+            lines = file.read().split("\n")
         for line in filter(None, lines):
             with contextlib.suppress(ValueError):  # torn
                 yield json.loads(line)
@@ -119,12 +123,15 @@ class Partial:
     def _write(self, key: str, values: Mapping[str, object]) -> None:
         # Closed each time: thousands of large files may be under way, and no more than hundreds open.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        name = _name(key)
         with self._lock:
-            descriptor = os.open(self._path(key), flags, 0o600)
+            self._there.add(name)
+            descriptor = os.open(os.path.join(self._folder, name), flags, 0o600)
             try:
                 os.write(descriptor, b"\n" + json.dumps(values).encode() + b"\n")  # the line before it may be torn
             finally:
                 os.close(descriptor)
 
-    def _path(self, key: str) -> str:
-        return os.path.join(self._folder, f"{chunk_digest(key.encode('utf-8', 'surrogatepass'))}.parts")
+
+def _name(key: str) -> str:
+    return f"{chunk_digest(key.encode('utf-8', 'surrogatepass'))}.parts"

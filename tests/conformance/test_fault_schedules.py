@@ -59,7 +59,8 @@ def test_all_faults_together(store: S3Store, proxy: FaultyProxy, tmp_path: Path,
 def test_all_faults_together_for_long(
     store: S3Store, proxy: FaultyProxy, tmp_path: Path, percent: int, seed: int
 ) -> None:
-    sizes = {f"small/{i}": 10_000 + i for i in range(40)} | {f"large{i}.bin": 3 * CHUNK_BYTES + i for i in range(3)}
+    # No chunk of a few bytes: of so few bits the same one flips again and again, which is damage.
+    sizes = {f"small/{i}": 10_000 + i for i in range(40)} | {f"large{i}": 3 * CHUNK_BYTES + 9000 * i for i in range(3)}
     survives(store, proxy, tmp_path, sizes, share(percent, MIXED, seed=seed))
 
 
