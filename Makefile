@@ -10,9 +10,9 @@ DEFINITION := setup.cfg pyproject.toml
 demo: $(VENV)/.installed-demo
 	$(BIN)/ray-anystorage demo
 
-# Two processes, each with a Ray cluster and an S3 server of its own: tests mostly wait, for kills, limits and starts.
+# Three processes, each with a Ray cluster and an S3 server of its own: tests mostly wait, for kills, limits and starts.
 test: lint .azurite/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
