@@ -18,8 +18,13 @@ from botocore.config import Config
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.store import Limits
 
-CRC64_OF_NOTHING = "AAAAAAAAAAA="  # CRC-64/NVME of no bytes is 0; it takes a library to compute any other
 _CRC64, _CRC32 = "ChecksumCRC64NVME", "ChecksumCRC32"
+CRC64_OF_NOTHING = {_CRC64: "AAAAAAAAAAA="}  # as botocore's argument: it is 0, and takes a library for anything else
+
+
+def crc32_of(body: BytesLike) -> dict[str, str]:
+    """botocore's argument that sends the checksum of a body."""
+    return {_CRC32: base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}
 
 
 class PayloadChecks:
@@ -37,14 +42,6 @@ class PayloadChecks:
         self.small: Any = None  # such a client, from when the store has said that it compares
         self.asked = False  # whether the store has been asked about small objects
 
-    def with_crc32(self, body: BytesLike) -> dict[str, str]:
-        """botocore's argument that sends the checksum of a body."""
-        return {_CRC32: base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}
-
-    def with_crc64_of_nothing(self) -> dict[str, str]:
-        """botocore's argument that sends the checksum of an empty body."""
-        return {_CRC64: CRC64_OF_NOTHING}
-
     def answered_part(self, answer: dict[str, Any]) -> None:
         """Take note of the answer to a part; a store that does not know the checksum says nothing of it."""
         if _CRC32 in answer:
@@ -53,7 +50,7 @@ class PayloadChecks:
     def answered_nothing(self, answer: dict[str, Any]) -> None:
         """Take note of the answer to an empty object."""
         with self._lock:
-            if not self.asked and answer.get(_CRC64) == CRC64_OF_NOTHING:
+            if not self.asked and answer.get(_CRC64) == CRC64_OF_NOTHING[_CRC64]:
                 self.small = self._make_client()
             self.asked = True
 

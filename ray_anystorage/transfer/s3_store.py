@@ -24,7 +24,7 @@ from ray_anystorage.transfer.failures import Attempt, explain_s3
 from ray_anystorage.transfer.forks import obstore_is_lost
 from ray_anystorage.transfer.object_store import LEAST_COPIED, TINY_REQUESTS, plain_etag
 from ray_anystorage.transfer.retry import Transient
-from ray_anystorage.transfer.s3_checks import PayloadChecks, configure
+from ray_anystorage.transfer.s3_checks import CRC64_OF_NOTHING, PayloadChecks, configure
 from ray_anystorage.transfer.s3_client import client_of, give, s3_session
 from ray_anystorage.transfer.s3_forked import ForkedS3
 from ray_anystorage.transfer.s3_keys import Keys
@@ -107,7 +107,7 @@ class S3Store(ForkedS3):
         if self.secure or len(data) or self.checks.asked or obstore_is_lost():
             return super().write_small(key, data)
         try:
-            answer = self.put_by_boto(key, b"", self.checks.with_crc64_of_nothing())
+            answer = self.put_by_boto(key, b"", CRC64_OF_NOTHING)
         except errors.StorageError:  # a store that knows no such header may refuse it; what else is wrong shows again
             self.checks.answered_nothing({})
             return super().write_small(key, data)

@@ -13,6 +13,7 @@ from ray_anystorage.errors import BucketError, ObjectMissingError, StorageError
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.files import Part
 from ray_anystorage.transfer.retry import Transient
+from ray_anystorage.transfer.s3_checks import crc32_of
 
 if TYPE_CHECKING:
     from ray_anystorage.transfer.s3_store import S3Store
@@ -73,7 +74,7 @@ class S3Upload:
         client = self._store.boto
         arguments: dict[str, Any] = {**self._object, "UploadId": upload, "PartNumber": index + 1, "Body": body}
         if not self._store.secure:
-            arguments |= self._store.checks.with_crc32(body)
+            arguments |= crc32_of(body)
         answer = self._store.request(_OPERATION, self._key, lambda: client.upload_part(**arguments))
         self._store.checks.answered_part(answer)
         with self._lock:
