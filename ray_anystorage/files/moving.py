@@ -122,8 +122,7 @@ class _Job:
         try:
             by_path = {os.path.join(between, copy.key): copy for copy in copies}
             wrong = self._download([_incoming(copy.entry, path) for path, copy in by_path.items()])
-            for file in wrong:
-                del by_path[file.target]
+            left_out = [by_path.pop(file.target).entry for file in wrong]
             sending = [Outgoing(path, copy.key, copy.entry.size) for path, copy in by_path.items()]
             by_key = {copy.key: copy.entry for copy in by_path.values()}
 
@@ -131,7 +130,7 @@ class _Job:
                 self._note(by_key[found.key], found.etag)
 
             upload(self._target, sending, on_progress=self._on_progress, on_stored=stored)
-            return [copy.entry for copy in copies if copy.key not in by_key]
+            return left_out
         finally:
             shutil.rmtree(between, ignore_errors=True)
 

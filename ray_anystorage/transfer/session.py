@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ray_anystorage.transfer.budget import Budget, Cancel
+from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience, persist
-from ray_anystorage.transfer.store import TINY_BYTES, Store
+from ray_anystorage.transfer.store import Store
 
 Result = TypeVar("Result")
 
@@ -36,7 +37,7 @@ class Session:
         """Borrow a buffer from the budget."""
         return self.budget.buffer(size, self.cancel)
 
-    def threads(self, tasks: int, largest: int = TINY_BYTES + 1) -> int:
+    def threads(self, tasks: int, largest: int = CHUNK_BYTES) -> int:
         """As many as there are tasks for files of at most ``largest`` bytes, within what budget and store allow."""
         return min(tasks, self.budget.requests, self.store.limits.at_once(largest))
 
