@@ -17,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_anystorage._version import __version__
 from ray_anystorage.credentials.grant import Grant
-from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer, Reading
+from ray_anystorage.diagnosis.clock import Moment, read_clock
+from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer
 from ray_anystorage.diagnosis.nodes import NodeName
 from ray_anystorage.environment import Problem
 from ray_anystorage.errors import ClusterNotReachedError
@@ -136,8 +137,8 @@ class _Said:
     """What came from a node: the stub's words, or why there are none; and when they were asked for and came."""
 
     words: dict[str, Any] | None
-    asked: float
-    came: float
+    asked: Moment
+    came: Moment
     fault: Fault | None = None
 
 
@@ -150,18 +151,18 @@ class _Asking:
 
     def round(self, function: str, nodes: Iterable[NodeName], timeout: float) -> Iterator[tuple[NodeName, _Said]]:
         """Call a function of :mod:`ray_anystorage.diagnosis.on_node` on all nodes at once."""
-        asked = {self.call(function, node): (node, time.time()) for node in nodes}
+        asked = {self.call(function, node): (node, _now()) for node in nodes}
         deadline = time.monotonic() + timeout
         while asked:
             ready, _ = ray.wait(list(asked), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            came = time.time()
+            came = _now()
             node, when = asked.pop(ready[0])
             yield node, _heard(ready[0], when, came)
         for reference, (node, when) in asked.items():
             ray.cancel(reference, force=True)
-            yield node, _Said(None, when, time.time(), _silence(timeout))
+            yield node, _Said(None, when, _now(), _silence(timeout))
 
     def call(self, function: str, node: NodeName) -> Any:
         """Call it on one node, and do not wait."""
@@ -185,7 +186,7 @@ def _stub() -> Stub:
         import platform
         import time
 
-        began, value, lacking = time.time(), None, ""
+        began, value, lacking = (time.time(), time.monotonic()), None, ""
         versions = {"python": platform.python_version()}
         for name in ("ray", "pyarrow", "obstore"):
             try:
@@ -199,12 +200,13 @@ def _stub() -> Stub:
             lacking = f"{type(error).__name__}: {error}"
         else:
             value = called(order)
-        return {"versions": versions, "lacking": lacking, "value": value, "began": began, "ended": time.time()}
+        ended = time.time(), time.monotonic()
+        return {"versions": versions, "lacking": lacking, "value": value, "began": began, "ended": ended}
 
     return on_node
 
 
-def _heard(reference: Any, asked: float, came: float) -> _Said:
+def _heard(reference: Any, asked: Moment, came: Moment) -> _Said:
     try:
         words: dict[str, Any] = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -247,10 +249,13 @@ def _answer(node: NodeName, said: _Said) -> NodeAnswer:
 def _with_words(answer: NodeAnswer, said: _Said) -> NodeAnswer:
     if said.words is None:
         return replace(answer, fault=said.fault)
-    earliest, latest = said.words["ended"] - said.came, said.words["began"] - said.asked
-    clock = Reading((earliest + latest) / 2, (latest - earliest) / 2)
+    clock = read_clock(said.asked, Moment(*said.words["began"]), Moment(*said.words["ended"]), said.came)
     seen = tuple((tier, frozenset(names)) for tier, names in said.words["value"].items())
     return replace(answer, seen=seen, clock=clock)
+
+
+def _now() -> Moment:
+    return Moment(time.time(), time.monotonic())
 
 
 def _answered(answers: Mapping[NodeName, NodeAnswer]) -> list[NodeName]:

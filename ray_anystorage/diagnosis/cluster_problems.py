@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_anystorage.diagnosis.clock import Reading
 from ray_anystorage.diagnosis.cluster_fold import others, places
-from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer, Reading
+from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer
 from ray_anystorage.diagnosis.nodes import NodeName, counted, listed
 from ray_anystorage.environment import NFS_TIERS, Problem, Tier
 from ray_anystorage.settings import PREFIX

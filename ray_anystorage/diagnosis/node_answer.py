@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray_anystorage.diagnosis.clock import Reading
 from ray_anystorage.diagnosis.nodes import NodeName
 from ray_anystorage.diagnosis.report import Report, TierReport
 from ray_anystorage.environment import Tier
@@ -18,14 +19,6 @@ class Fault:
     reason: str
     tried: str
     remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How far a node's clock is ahead of the asking one's, and how far wrong that may be; seconds."""
-
-    offset: float
-    error: float
 
 
 @dataclass(frozen=True, slots=True)

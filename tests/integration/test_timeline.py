@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.needs_ray
 
 SIZE = 3 << 20
+SET_BY = timedelta(milliseconds=50)  # a machine's clock that is being disciplined is set by less, at any time
 
 
 def train(config: dict[str, str]) -> None:
@@ -75,10 +76,12 @@ def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluste
         for line in one["ranks"]:
             assert (line["place"], line["size"], line["detour"]) == ("run home", SIZE, None)
             assert 0 <= line["staged"] <= line["begun"] < line["sent"]
-            assert start < at(line) < at(line, "sent") <= committed < datetime.now(timezone.utc)
+            assert at(line) < at(line, "sent")
+            assert start - SET_BY < at(line)
+            assert at(line, "sent") - SET_BY <= committed < datetime.now(timezone.utc) + SET_BY
     for before, after in zip(first["ranks"], second["ranks"], strict=True):
         assert at(after) < datetime.fromisoformat(first["committed"]), "training went on meanwhile"
-        assert at(after, "begun") >= at(before, "sent"), "one after the other"
+        assert at(after, "begun") >= at(before, "sent") - SET_BY, "one after the other"
     assert [line["staged"] for line in third["ranks"]] == [0, 0], "the training waited for it"
     assert sorted(saves_in_ray_trains_logs(ray_cluster)) == sorted(
         2 * [one["checkpoint"] for one in (first, second, third)]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from ray_anystorage import errors
 from ray_anystorage.cli.cluster_table import show_cluster
 from ray_anystorage.diagnosis.check import Check
+from ray_anystorage.diagnosis.clock import Reading
 from ray_anystorage.diagnosis.cluster_fold import fold, places
 from ray_anystorage.diagnosis.cluster_report import ClusterReport
-from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer, Reading
+from ray_anystorage.diagnosis.node_answer import Fault, NodeAnswer
 from ray_anystorage.diagnosis.nodes import NodeName
 from ray_anystorage.diagnosis.report import Report, TierReport
 from ray_anystorage.environment import TIERS, BucketAddress, Location, Place, Problem, Space, Tier
