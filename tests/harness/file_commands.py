@@ -57,7 +57,7 @@ def run(*arguments: str, answer: str = "") -> Result:
 def done(*arguments: str, answer: str = "") -> str:
     result = run(*arguments, answer=answer)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def said(*arguments: str) -> dict[str, Any]:

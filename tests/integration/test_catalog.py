@@ -31,7 +31,7 @@ def run(*arguments: str, expect: int = 0) -> str:
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == expect, done.output
-    return done.output
+    return done.output if expect else done.stdout  # Ray, too, writes into the other, at any time
 
 
 def run_json(*arguments: str, expect: int = 0) -> dict[str, Any]:

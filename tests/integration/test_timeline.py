@@ -55,7 +55,7 @@ def tracer_into(path: Path) -> Any:
 def asked(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["runs", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 def test_a_runs_checkpoints_carry_their_times(site: Path, ray_cluster: RayCluster, tmp_path: Path) -> None:
