@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ _CONNECTIONS = (2, 4, 8, 16, 32)
 _FAR_CONNECTIONS = (8, 16, 32, 64)
 _LONG = 60.0  # seconds of a client's run from which three rounds are enough
 _FEW = 3
+_SLOW = 5.0  # times the quickest client's first run, from which three rounds tell a client's rate well enough
 _SHORT = 1.0  # seconds
 PREFIX = f"{RUN}/checkpoint"
 Say = Callable[[str], None]
@@ -33,9 +35,14 @@ class WrongBytesError(RuntimeError):
 
 @dataclass(slots=True)
 class Contestant:
-    """A client's runs in a cell; ``counts`` are of its untimed first run, ``failure`` why it was left out."""
+    """A client's runs in a cell.
+
+    ``first`` is the seconds of its first run, which is not among them, and ``counts`` are of that; ``failure`` is why
+    the client was left out.
+    """
 
     runs: list[Run] = field(default_factory=list)
+    first: float = math.inf
     counts: Counts | None = None
     failure: str = ""
 
@@ -88,11 +95,13 @@ class Runner:
         cell.connections = self._best_connections(once)
         for name, contestant in cell.contestants.items():  # warm, counted, every byte checked
             with _noting(contestant):
-                _, contestant.counts = once(name, 0, True)
+                run, contestant.counts = once(name, 0, True)
+                contestant.first = run.seconds
+        slow = _slow(cell)
         cell.contestants[clients.PLAIN] = Contestant()
         done = 0
-        while done < (min(_FEW, self._rounds) if self._long(cell) else self._rounds):
-            order = list(cell.contestants)
+        while done < (min(_FEW, self._rounds) if self._long(cell, slow) else self._rounds):
+            order = [name for name in cell.contestants if done < _FEW or name not in slow]
             self._chance.shuffle(order)
             for name in order:
                 contestant = cell.contestants[name]
@@ -113,8 +122,10 @@ class Runner:
         first = once()
         return [first, once(), once()] if first < _SHORT else [first]
 
-    def _long(self, cell: Cell) -> bool:
-        return any(run.seconds > _LONG for contestant in cell.contestants.values() for run in contestant.runs)
+    def _long(self, cell: Cell, slow: set[str]) -> bool:
+        return any(
+            run.seconds > _LONG for name, one in cell.contestants.items() if name not in slow for run in one.runs
+        )
 
     def _save(self, name: str, connections: int, first: bool) -> tuple[Run, Counts | None]:
         with self._stage.place(self._place) as target:
@@ -154,6 +165,12 @@ class Runner:
 
 def _visible(sums: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sums.items() if not Path(name).name.startswith(".")}
+
+
+def _slow(cell: Cell) -> set[str]:
+    """The clients that take part in three rounds alone: each of their runs would cost the others many of theirs."""
+    quickest = min((one.first for one in cell.contestants.values()), default=math.inf)
+    return {name for name, one in cell.contestants.items() if one.first > _SLOW * quickest}
 
 
 @contextmanager

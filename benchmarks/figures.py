@@ -71,7 +71,9 @@ def _client(name: str, one: Contestant, valid: dict[str, Contestant], plain: Con
 
 
 def _faster(one: Contestant, other: Contestant) -> Any:
-    return ratio([run.seconds for run in other.runs], [run.seconds for run in one.runs])
+    """By the rounds in which both took part, which are the first ones."""
+    pairs = list(zip(other.runs, one.runs, strict=False))
+    return ratio([theirs.seconds for theirs, _ in pairs], [ours.seconds for _, ours in pairs])
 
 
 def _best_peer(name: str, valid: dict[str, Contestant]) -> str | None:

@@ -7,26 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom; from 30 on the normal one is close enough.
-_T95: tuple[float, ...] = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-)
-_T95 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045)
-_NORMAL = 1.96
 LOSS = 0.95  # a ratio whose whole interval lies below this counts as a loss
 
 
@@ -71,7 +51,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     mean, pairs = statistics.fmean(logarithms), len(logarithms)
     if pairs < 2:
         return Ratio(math.exp(mean), None, None, pairs)
-    half = _quantile(pairs - 1) * statistics.stdev(logarithms) / math.sqrt(pairs)
+    half = quantile(0.95, pairs - 1) * statistics.stdev(logarithms) / math.sqrt(pairs)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), pairs)
 
 
@@ -132,7 +112,3 @@ def quantile(level: float, freedom: float) -> float:
             - 1
         ) * (freedom + 1) / (freedom + 2) + 1 / y
     return math.sqrt(freedom * y)
-
-
-def _quantile(freedom: int) -> float:
-    return _T95[freedom - 1] if freedom <= len(_T95) else _NORMAL
