@@ -51,16 +51,17 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
         both contents, and is not noted; an object that changed is not copied.
     """
     job = _Job(source.open(), target.open(), record, on_progress)
-    if isinstance(source.recipe, MountRecipe):
-        job.send(copies)
-        job.look_again(source, copies)
-        return
+    wrong: list[Entry] = []
     if isinstance(target.recipe, MountRecipe):
         wrong = job.fetch(copies)
+    elif isinstance(source.recipe, MountRecipe):
+        job.send(copies)
     elif _on_one_side(source, target):
         wrong = job.copy_there(copies)
     else:
         wrong = [entry for batch in _batches(copies) for entry in job.relay(batch)]
+    if isinstance(source.recipe, MountRecipe):
+        wrong += job.look_again(source, [copy.entry for copy in copies if copy.entry not in wrong])
     refuse_changed(source, sorted(wrong, key=lambda entry: entry.path))
 
 
@@ -71,7 +72,7 @@ class _Job:
         self._source, self._target, self._record, self._on_progress = source, target, record, on_progress
 
     def send(self, copies: Sequence[Copy]) -> None:
-        """From a disk to wherever."""
+        """From a disk to a bucket."""
         files = [Outgoing(self._path(self._source, copy.entry.key), copy.key, copy.entry.size) for copy in copies]
         by_key = {copy.key: copy.entry for copy in copies}
         upload(
@@ -81,10 +82,9 @@ class _Job:
             on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
             partial=self._partial({copy.key: copy.entry.etag for copy in copies}),
         )
-        self._target.settle()
 
     def fetch(self, copies: Sequence[Copy]) -> list[Entry]:
-        """From a bucket to a disk; the entries that were written over since they were listed."""
+        """From wherever to a disk; the entries that were seen to have changed since they were listed."""
         by_target = {self._path(self._target, copy.key): copy for copy in copies}
 
         def fetched(file: Incoming) -> None:
@@ -169,12 +169,15 @@ class _Job:
                 wrong += (left.pop(file.target) for file in altered)
         return wrong
 
-    def look_again(self, source: Spot, copies: Sequence[Copy]) -> None:
-        """Raise where files are not what was to be copied, and forget that they were."""
-        wrong = changed(source, [copy.entry for copy in copies])
+    def look_again(self, source: Spot, entries: Sequence[Entry]) -> list[Entry]:
+        """Files that are not what was to be copied any more: a disk's are written into while they are read.
+
+        That they were copied is forgotten.
+        """
+        wrong = changed(source, entries)
         for entry in wrong:
             self._record.forget(entry.path)
-        refuse_changed(source, wrong)
+        return wrong
 
     def _partial(self, source: dict[str, str | None]) -> Partial:
         """The record of large files under way; of those whose etag tells whether they are the ones of before."""

@@ -68,4 +68,4 @@ def said(*arguments: str) -> dict[str, Any]:
 def refused(code: int, words: str, *arguments: str) -> None:
     result = run(*arguments)
     assert result.exit_code == code, result.output
-    assert words in " ".join(result.output.split())
+    assert words in " ".join(result.output.split()), result.output

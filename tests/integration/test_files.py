@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from ray_anystorage.policy.request import SPILLED
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.posix_store import PosixStore
+from ray_anystorage.transfer.temporary import is_temporary
 from tests.harness.file_commands import FILES, MiB, done, make_files, make_site, refused, said, site_env
 from tests.harness.ray_cluster import clean_environment
 from tests.harness.saved import content_of
@@ -250,6 +252,33 @@ def test_a_download_that_was_killed_goes_on(site: Path, far: tuple[far_store.Far
     fetched = store.counts().since(before).bytes_down
     assert fetched < LARGE - there + REST, "what was fetched is fetched again"
     assert content_of(site / "cluster" / "back") == content_of(site / "shared" / "data")
+
+
+def test_a_copy_between_mounts_that_ran_out_of_space_goes_on(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "shared" / "data" / "large.bin").write_bytes(os.urandom(LARGE))
+    pwrite, read_pieces, room, read = os.pwrite, PosixStore.read_pieces, [LARGE // 2], [0]
+
+    def written(descriptor: int, data: memoryview, offset: int) -> int:
+        room[0] -= len(data)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, offset)
+
+    def counted(store: PosixStore, key: str, offset: int, size: int, *rest: Any) -> None:
+        read[0] += size
+        read_pieces(store, key, offset, size, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", written)
+        refused(1, "No space left", "cp", "shared:data", "cluster:data")
+    assert not (site / "cluster" / "data" / "large.bin").exists()
+    there = noted(site)
+    assert there > LARGE // 4
+    monkeypatch.setattr(PosixStore, "read_pieces", counted)
+    done("cp", "shared:data", "cluster:data")
+    assert read[0] <= LARGE - there + sum(FILES.values()), "what was copied is copied again"
+    assert content_of(site / "cluster" / "data") == content_of(site / "shared" / "data")
+    assert not [path for path in (site / "cluster").rglob("*") if is_temporary(path.name)]
 
 
 @pytest.mark.soak

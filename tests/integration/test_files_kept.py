@@ -33,7 +33,7 @@ def after_copying(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any
 
     def install(happen: Callable[[], Any]) -> None:
         look_again = moving._Job.look_again
-        monkeypatch.setattr(moving._Job, "look_again", lambda *given: (happen(), look_again(*given)))
+        monkeypatch.setattr(moving._Job, "look_again", lambda *given: (happen(), look_again(*given))[1])
 
     return install
 
@@ -88,11 +88,19 @@ def test_mv_keeps_a_file_that_has_two_names(site: Path) -> None:
     assert [path.name for path in (site / "shared" / "data").iterdir()] == ["a.bin"]
 
 
-def test_mv_keeps_what_changed_meanwhile(site: Path, after_copying: Any) -> None:
+@pytest.mark.parametrize("target", ["artifact:data", "cluster:data"])
+def test_mv_keeps_what_changed_meanwhile(site: Path, after_copying: Any, target: str) -> None:
     after_copying(lambda: (site / "shared" / "data" / "a.bin").write_bytes(b"new"))
-    refused(1, "a.bin changed while they were copied", "mv", "shared:data", "artifact:data")
+    refused(1, "a.bin changed while they were copied", "mv", "shared:data", target)
     assert done("cat", "shared:data/a.bin") == "new"
-    assert said("sync", "shared:data", "artifact:data", "--dry-run")["same"] == len(FILES) - 1
+    assert said("sync", "shared:data", target, "--dry-run")["same"] == len(FILES) - 1
+
+
+def test_a_file_that_changed_since_it_was_listed_is_left_out(site: Path, around_copying: Any) -> None:
+    """From a mount to a mount, where it is seen as it is read, before anything of it is in the target."""
+    around_copying(lambda: (site / "shared" / "data" / "a.bin").write_bytes(bytes(FILES["a.bin"])), lambda: None)
+    refused(1, "a.bin changed while they were copied", "cp", "shared:data", "cluster:data")
+    assert {entry["path"] for entry in said("ls", "-r", "cluster:data")["entries"]} == set(FILES) - {"a.bin"}
 
 
 @pytest.mark.parametrize("target", ["cluster:data", "artifact:elsewhere", "s3://{other}/data"])
