@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from ray_anystorage.units import format_size
 
 AFTER = 5.0  # seconds; what is over by then is not worth a line
 _WORDS = {"upload": "saving", "download": "fetching", "verify": "verifying"}
+_NAME_LENGTH = 60  # of a checkpoint, at most: those of trials are longer, and begin with the trial's
+Room = Callable[[], ExitStack | None]
 
 
 class Bars:
@@ -23,6 +26,8 @@ class Bars:
     ----------
     who
         Says whose they are, before all else.
+    room
+        Gives what a bar holds while it is there, ``None`` where there are enough of them.
     bar
         Makes one of its ``desc``, ``total`` and ``unit``.
     clock
@@ -30,9 +35,13 @@ class Bars:
     """
 
     def __init__(
-        self, who: str = "", bar: Callable[..., Any] = progress_bar, clock: Callable[[], float] = time.monotonic
+        self,
+        who: str = "",
+        room: Room = ExitStack,
+        bar: Callable[..., Any] = progress_bar,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._who, self._make, self._clock = who, bar, clock
+        self._who, self._room, self._make, self._clock = who, room, bar, clock
         self._lock = threading.Lock()
         self._since: dict[int, tuple[Began, float]] = {}  # by number of the operation
         self._shown: dict[int, _Shown] = {}
@@ -54,6 +63,7 @@ class Bars:
             if event.error is None:
                 shown.bar.n = shown.left  # what was there already was not moved
             shown.bar.close()
+            shown.held.close()
 
     def _moved(self, event: Moved) -> None:
         known = self._since.get(event.number)
@@ -62,10 +72,11 @@ class Bars:
         shown = self._shown.get(event.number)
         if shown is not None:
             shown.bar.update(min(event.bytes - shown.before, shown.left) - shown.bar.n)
-        elif (left := (known[0].bytes or 0) - event.bytes) > 0:
-            words = f"{self._who}{_WORDS[known[0].what]} {known[0].checkpoint}, the last {format_size(left)}"
-            shown = self._shown[event.number] = _Shown(event.bytes, left, self._make(desc=words, total=left, unit="B"))
-            shown.bar.refresh()
+        elif (left := (known[0].bytes or 0) - event.bytes) > 0 and (held := self._room()) is not None:
+            what = f"{_WORDS[known[0].what]} {_short(known[0].checkpoint or '')}"
+            bar = self._make(desc=f"{self._who}{what}, the last {format_size(left)}", total=left, unit="B")
+            self._shown[event.number] = _Shown(event.bytes, left, bar, held)
+            bar.refresh()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +86,10 @@ class _Shown:
     before: int
     left: int
     bar: Any
+    held: ExitStack
+
+
+def _short(name: str) -> str:
+    """Both ends of a long name."""
+    half = _NAME_LENGTH // 2
+    return name if len(name) <= _NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from functools import partial
 
 from ray_anystorage import events
+from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.train.metrics import Metrics
-from ray_anystorage.train.progress import Bars
+from ray_anystorage.train.progress import Bars, Room
+from ray_anystorage.transfer.slots import free_slot
 
 _metrics: dict[int, Metrics] = {}  # by process: a fork starts anew
 _bars: dict[int, Bars] = {}
 _RANKS = 4  # have bars; those of all ranks would fill the terminal
+_TRIALS = 2  # of a node have bars at once, for the same reason
 
 
 def observe(recipe: StorageRecipe, rank: int | None = None) -> None:
@@ -27,13 +32,20 @@ def observe(recipe: StorageRecipe, rank: int | None = None) -> None:
         _show(f"rank {rank}: ")
 
 
+def observe_trial(recipe: StorageRecipe, node: Node) -> None:
+    """The same in a trial's process; some of a node's are shown, whichever they are."""
+    observe(recipe)
+    if recipe.terminal:
+        _show("", partial(free_slot, os.path.join(node.slots, "bars"), _TRIALS))
+
+
 def show_here() -> None:
     """Show what long restores of this process do, where it is a driver with a terminal."""
     if sys.stderr.isatty():
         _show("")
 
 
-def _show(who: str) -> None:
+def _show(who: str, room: Room = ExitStack) -> None:
     if os.getpid() not in _bars:
-        bars = _bars[os.getpid()] = Bars(who)
+        bars = _bars[os.getpid()] = Bars(who, room)
         events.listen(bars.heard)

@@ -1,4 +1,4 @@
-"""How many write to one mount at once: so many of a node, counted over all of its processes."""
+"""How many do something at once, such as write to one mount: so many of a node, counted over all of its processes."""
 
 from __future__ import annotations
 
@@ -65,12 +65,27 @@ def mount_slots(folder: str, name: str, *, most: int, wanted: int) -> Iterator[i
     """
     if most < 1 or wanted < 1:
         raise ValueError(f"{wanted} of {most} places: both must be at least 1")
-    place = os.path.join(os.path.abspath(folder), chunk_digest(name.encode("utf-8", "surrogatepass")))
-    slots = [os.path.join(place, f"slot-{number}") for number in range(most)]
+    slots = _slots(os.path.join(os.path.abspath(folder), chunk_digest(name.encode("utf-8", "surrogatepass"))), most)
     with contextlib.ExitStack() as held:
         while not (taken := _take(slots, wanted, held)):
             time.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))  # noqa: S311 - no secret comes of it
         yield taken
+
+
+def free_slot(folder: str, most: int) -> contextlib.ExitStack | None:
+    """Hold one of a folder's places until the stack is closed; ``None`` where all are taken.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    held = contextlib.ExitStack()
+    return held if _take(_slots(folder, most), 1, held) else None
+
+
+def _slots(folder: str, most: int) -> list[str]:
+    return [os.path.join(folder, f"slot-{number}") for number in range(most)]
 
 
 def _take(slots: list[str], wanted: int, held: contextlib.ExitStack) -> int:

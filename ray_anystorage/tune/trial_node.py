@@ -11,11 +11,14 @@ import ray
 from ray_anystorage.checkpoint.node import Node
 from ray_anystorage.cluster.broker import ensure_agent
 from ray_anystorage.train.node import enter_node, hold_run
+from ray_anystorage.train.telemetry import observe_trial
 from ray_anystorage.tune.experiment_home import ExperimentHome
 
 
 def enter_trial_node(home: ExperimentHome) -> Node:
     """This process's place for an experiment; the first call sees that the node's agent is there, where one is needed.
+
+    From then on what the process saves and restores is counted, and where there is a terminal shown.
 
     Raises
     ------
@@ -32,4 +35,5 @@ def _entered(home: ExperimentHome, _process: int) -> Node:
         ensure_agent(recipe.bucket_variables)
     node = enter_node(recipe, secrets.token_hex(8))
     hold_run(node, recipe)
+    observe_trial(recipe, node)
     return node

@@ -46,6 +46,23 @@ with tempfile.TemporaryDirectory() as directory:
     result.checkpoint.to_directory(directory + "/there")
 print("DONE")
 """
+TUNER = f"""
+import os, pathlib, tempfile
+from ray import tune
+import ray_anystorage as anystorage
+
+def trial(config):
+    with tempfile.TemporaryDirectory() as directory:
+        for number in range({FILES}):
+            pathlib.Path(directory, f"part-{{number}}").write_bytes(os.urandom({SIZE}))
+        tune.report({{"n": 1}}, checkpoint=tune.Checkpoint.from_directory(directory))
+
+config = anystorage.tune_run_config("shown", checkpoint_size="12GB", credentials="env")
+(result,) = tune.Tuner(trial, run_config=config).fit()
+with tempfile.TemporaryDirectory() as directory:
+    result.checkpoint.to_directory(directory + "/there")
+print("DONE")
+"""
 
 
 class Slow:
@@ -94,14 +111,16 @@ def slow(s3_server: S3Server, bucket: str, tmp_path: Path) -> Iterator[tuple[Slo
             event.set()
 
 
-def driven(cluster: RayCluster, env: dict[str, str], said: Callable[[str], None], *, terminal: bool) -> str:
+def driven(
+    cluster: RayCluster, env: dict[str, str], said: Callable[[str], None], *, terminal: bool, driver: str = DRIVER
+) -> str:
     """All that a driver writes, told as it comes."""
     ours, theirs = pty.openpty() if terminal else os.pipe()
     if terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))  # rows and columns
     environment = clean_environment({"RAY_ADDRESS": cluster.address, "TERM": "xterm", **env})
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], env=environment, cwd=tempfile.gettempdir(), stdout=theirs, stderr=theirs
+        [sys.executable, "-c", driver], env=environment, cwd=tempfile.gettempdir(), stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     text = ""
@@ -119,20 +138,27 @@ def driven(cluster: RayCluster, env: dict[str, str], said: Callable[[str], None]
     return text
 
 
-def test_a_terminal_shows_long_saves_and_restores(ray_cluster: RayCluster, slow: tuple[Slow, dict[str, str]]) -> None:
+@pytest.mark.parametrize(
+    ("driver", "name", "shown"),
+    [(DRIVER, r"checkpoint_\S+", r"rank 0: saving checkpoint_\S+"), (TUNER, r"trial_\S+", r"saving trial_\S+")],
+    ids=["train", "tune"],
+)
+def test_a_terminal_shows_long_saves_and_restores(
+    ray_cluster: RayCluster, slow: tuple[Slow, dict[str, str]], driver: str, name: str, shown: str
+) -> None:
     rule, env = slow
     waited: dict[str, float] = {}
 
     def said(text: str) -> None:
         for words, method in (("saving", "PUT"), ("fetching", "GET")):
-            if method not in waited and re.search(rf"{words} checkpoint_\S+, the last \S+ MB: +\d+%", text):
+            if method not in waited and re.search(rf"{words} {name}, the last \S+ MB: +\d+%", text):
                 waited[method] = time.monotonic() - rule.since[method]
                 rule.quick[method].set()
 
-    text = driven(ray_cluster, env, said, terminal=True)
+    text = driven(ray_cluster, env, said, terminal=True, driver=driver)
     assert waited.keys() == rule.quick.keys(), text[-5000:]
     assert min(waited.values()) > 4.5, "nothing is shown of what is over soon"
-    assert re.search(r"pid=\d+\) \S*rank 0: saving checkpoint_\S+, the last \S+ MB: 100%", text), text[-5000:]
+    assert re.search(rf"pid=\d+\) \S*{shown}, the last \S+ MB: 100%", text), text[-5000:]
     assert "magic" not in text, "of a bar's state nothing but the bar is shown"
 
 

@@ -428,6 +428,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 import ray_anystorage as anystorage
+from ray_anystorage.train import telemetry
 
 kept = tune.CheckpointConfig(num_to_keep=int(sys.argv[1]))
 
@@ -439,6 +440,7 @@ def trial(config):
             state = json.loads(pathlib.Path(directory, "state").read_text())
             data = pathlib.Path(directory, "data").read_bytes()
         assert data == random.Random(f"{state['who']} {state['step']}").randbytes(3000), "other bytes"
+        assert os.getpid() in telemetry._metrics, "what it restores is not counted"
         step, taken = state["step"], state["taken"] + (state["who"] != who)
     while step < 12:
         step += 1

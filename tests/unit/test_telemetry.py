@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from ray_anystorage.home.store import HomeStore
 from ray_anystorage.origin import Origin
 from ray_anystorage.telemetry import spans
 from ray_anystorage.transfer.open_store import MountRecipe
+from ray_anystorage.transfer.slots import free_slot
 
 SIZE = 9 << 20
 
@@ -156,7 +159,7 @@ def test_a_bar_comes_after_five_seconds_and_goes_with_the_transfer() -> None:
 
     made: list[Bar] = []
     now = 0.0
-    bars = Bars("rank 3: ", lambda **what: made.append(Bar(**what)) or made[-1], clock=lambda: now)  # type: ignore[func-returns-value]
+    bars = Bars("rank 3: ", bar=lambda **what: made.append(Bar(**what)) or made[-1], clock=lambda: now)  # type: ignore[func-returns-value]
     save = Began(1, None, "save", "one", None)
     upload = Began(2, 1, "upload", "one", 100)
     for event in (save, upload, Moved(2, 10)):
@@ -181,3 +184,31 @@ def test_a_bar_comes_after_five_seconds_and_goes_with_the_transfer() -> None:
     now = 20.0
     bars.heard(Moved(3, 50))
     assert len(made) == 1, "what belongs to no checkpoint has no bar"
+
+
+def test_some_of_a_nodes_trials_have_bars_whichever_take_long(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray_anystorage.train.progress import Bars
+
+    made: list[Bar] = []
+    now = 0.0
+    name = f"train_fn_ab12_00007_7_{'lr=0.001,' * 20}/checkpoint_000003"
+    trials = [
+        Bars(
+            room=partial(free_slot, str(tmp_path), 2),
+            bar=lambda **what: made.append(Bar(**what)) or made[-1],  # type: ignore[func-returns-value]
+            clock=lambda: now,
+        )
+        for _ in range(3)
+    ]
+    upload = Began(1, None, "upload", name, 100)
+    for bars in trials:
+        bars.heard(upload)
+    now = 6.0
+    for bars in trials:
+        bars.heard(Moved(1, 10))
+    assert len(made) == 2
+    assert re.fullmatch(r"saving train_fn_ab12_00007\S*…\S*/checkpoint_000003, the last 90 B", made[0].what["desc"])
+    trials[0].heard(Ended(upload, 1.0, None, None))
+    trials[2].heard(Moved(1, 20))
+    assert [bar.what["total"] for bar in made] == [90, 90, 80], "the third has the place of the first"
