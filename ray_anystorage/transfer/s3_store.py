@@ -137,11 +137,7 @@ class S3Store(ForkedS3):
     ) -> None:
         """Hand on a range as it comes, with one request."""
         if size < _DIRECT_BYTES and not obstore_is_lost():
-            if etag is not None:
-                super().read_pieces(key, offset, size, scratch, take, etag)
-                return
-            super().read_range(key, offset, scratch[:size])
-            take(scratch[:size])
+            super().read_pieces(key, offset, size, scratch, take, etag)
             return
         wanted = f"bytes={offset}-{offset + size - 1}"
         arguments = {"Bucket": self._address.bucket, "Key": self._path(key), "Range": wanted}
