@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,6 +78,11 @@ class Contents:
     def locations(self) -> tuple[str | None, ...]:
         """Where the data lies, each place once, the run home as ``None``."""
         return tuple(dict.fromkeys(file.location for file in self.files))
+
+    def find(self, path: str) -> StoredFile | None:
+        """The file of a path; ``None`` where there is none."""
+        at = bisect_left(self.files, path, key=lambda file: file.path)
+        return self.files[at] if at < len(self.files) and self.files[at].path == path else None
 
     def matching(self, patterns: str | Sequence[str]) -> Contents:
         """The same checkpoint less the files that no pattern names (``fnmatch``; ``*`` also matches ``/``).

@@ -159,7 +159,7 @@ class Opened:
 
     def locate(self, contents: Contents, path: str) -> Located:
         """Where a file of the checkpoint lies; ``RequestError`` where there is no such file."""
-        file = next((file for file in contents.files if file.path == path), None)
+        file = contents.find(path)
         if file is None:
             raise RequestError(f"{path!r} names no file of checkpoint {self.name}")
         store, folder = self.sources.of(self.name, file.location)

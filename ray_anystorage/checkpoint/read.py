@@ -248,7 +248,7 @@ def _recorded(home: Store, checkpoint: str, names: dict[str, int], record: Recor
 
 
 def _external(checkpoint: str, record: Record) -> Contents:
-    files = tuple(StoredFile(path, size, None, None, None) for path, size in record.listing)
+    files = tuple(StoredFile(path, size, None, None, None) for path, size in sorted(record.listing))
     return Contents(checkpoint, None, record.world_size, record.ranks, files, report=record.report)
 
 

@@ -145,8 +145,7 @@ class InRun:
         return self.opened.locate(self.contents, posixpath.join(self.folder, name))
 
     def _has(self, name: str) -> bool:
-        path = posixpath.join(self.folder, name)
-        return any(file.path == path for file in self.contents.files)
+        return self.contents.find(posixpath.join(self.folder, name)) is not None
 
 
 def folder_of(place: str | os.PathLike[str]) -> Folder:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_anystorage.checkpoint.contents import Contents, StoredFile
 from ray_anystorage.checkpoint.manifest import FORMAT, FileEntry, Manifest, check_path, manifest_attempt, read_manifest
 from ray_anystorage.checkpoint.record import Record, read_record
 from ray_anystorage.checkpoint.sealed import seal
@@ -141,3 +142,11 @@ def test_digests_that_are_made_in_another_way_are_of_a_later_version(field: str,
 )
 def test_other_files_are_no_manifests(name: str) -> None:
     assert manifest_attempt(name) is None
+
+
+@pytest.mark.parametrize("paths", [(), ("b",), ("a", "a/b", "a0", "b c", "ä", "日本")])
+def test_a_file_is_found_by_its_path_and_no_other_is(paths: tuple[str, ...]) -> None:
+    files = tuple(StoredFile(path, size, None, None, None) for size, path in enumerate(paths))
+    contents = Contents("one", "a1", 1, (0,), files)
+    assert [contents.find(path) for path in paths] == list(files)
+    assert all(contents.find(path) is None for path in ("", "0", "a/", "a/c", "z", "日本語"))
