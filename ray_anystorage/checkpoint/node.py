@@ -58,7 +58,7 @@ class Node:
 
     @property
     def slots(self) -> str:
-        """The folder where processes meet that write to the same mount."""
+        """The folder where processes meet that write to the same mount, or to the same terminal."""
         return os.path.join(self.folder, "slots")
 
     @property

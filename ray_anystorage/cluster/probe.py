@@ -151,7 +151,10 @@ class _Asking:
 
     def round(self, function: str, nodes: Iterable[NodeName], timeout: float) -> Iterator[tuple[NodeName, _Said]]:
         """Call a function of :mod:`ray_anystorage.diagnosis.on_node` on all nodes at once."""
-        asked = {self.call(function, node): (node, _now()) for node in nodes}
+        asked: dict[Any, tuple[NodeName, Moment]] = {}
+        for node in nodes:
+            when = _now()  # before the call, which may be there at once
+            asked[self.call(function, node)] = node, when
         deadline = time.monotonic() + timeout
         while asked:
             ready, _ = ray.wait(list(asked), timeout=max(0.0, deadline - time.monotonic()))

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from ray_anystorage.checkpoint.node import current
@@ -19,12 +20,12 @@ from ray_anystorage.files.spot import Spot
 from ray_anystorage.files.unchanged import changed, refuse_changed
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.disk import sync_directory
+from ray_anystorage.transfer.download import Fetched
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.open_store import BucketRecipe, MountRecipe
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.posix_store import PosixStore
-from ray_anystorage.transfer.posix_upload import etag_of
 from ray_anystorage.transfer.store import Store
 from ray_anystorage.transfer.workers import run_tasks
 
@@ -84,15 +85,16 @@ class _Job:
         )
 
     def fetch(self, copies: Sequence[Copy]) -> list[Entry]:
-        """From wherever to a disk; the entries that were seen to have changed since they were listed."""
+        """From wherever to a disk; the entries of objects that were written over since they were listed."""
         by_target = {self._path(self._target, copy.key): copy for copy in copies}
 
-        def fetched(file: Incoming) -> None:
-            copy = by_target[file.target]
-            self._note(copy.entry, etag_of(os.stat(file.target)))
+        def fetched(file: Incoming, etag: str) -> None:
+            self._note(by_target[file.target].entry, etag)
 
         marks = self._partial({copy.entry.key: copy.entry.etag for copy in copies})
         files = [_incoming(copy.entry, path) for path, copy in by_target.items()]
+        if isinstance(self._source, PosixStore):  # what grows is copied as far as it was listed, and named at the end
+            files = [replace(file, etag=None) for file in files]
         wrong = self._download(files, self._on_progress, marks, fetched, durable=True)
         self._sync_names(by_target)
         return [by_target[file.target].entry for file in wrong]
@@ -139,17 +141,17 @@ class _Job:
         files: Sequence[Incoming],
         on_progress: Progress | None = None,
         marks: Partial | None = None,
-        on_fetched: Callable[[Incoming], None] | None = None,
+        on_fetched: Fetched | None = None,
         *,
         durable: bool = False,
     ) -> list[Incoming]:
         """Fetch files; those that were written over since they were listed are left out, and returned."""
         left, wrong = {file.target: file for file in files}, list[Incoming]()
 
-        def fetched(file: Incoming) -> None:
+        def fetched(file: Incoming, etag: str) -> None:
             del left[file.target]
             if on_fetched is not None:
-                on_fetched(file)
+                on_fetched(file, etag)
 
         while left:
             now = list(left.values())
@@ -167,6 +169,9 @@ class _Job:
                 if not altered or len(wrong) >= _MOST_CHANGED:
                     raise
                 wrong += (left.pop(file.target) for file in altered)
+                for file in altered:
+                    if marks is not None:
+                        marks.drop(file.key)
         return wrong
 
     def look_again(self, source: Spot, entries: Sequence[Entry]) -> list[Entry]:

@@ -60,10 +60,10 @@ class Bars:
         began = event.began
         self._since.pop(began.number, None)
         if (shown := self._shown.pop(began.number, None)) is not None:
-            if event.error is None:
-                shown.bar.n = shown.left  # what was there already was not moved
-            shown.bar.close()
-            shown.held.close()
+            with shown.held:
+                if event.error is None:
+                    shown.bar.n = shown.left  # what was there already was not moved
+                shown.bar.close()
 
     def _moved(self, event: Moved) -> None:
         known = self._since.get(event.number)

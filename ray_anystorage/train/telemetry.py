@@ -17,7 +17,7 @@ from ray_anystorage.transfer.slots import free_slot
 _metrics: dict[int, Metrics] = {}  # by process: a fork starts anew
 _bars: dict[int, Bars] = {}
 _RANKS = 4  # have bars; those of all ranks would fill the terminal
-_TRIALS = 2  # of a node have bars at once, for the same reason
+_BARS = 2  # at once for the trials of an experiment on a node, for the same reason
 
 
 def observe(recipe: StorageRecipe, rank: int | None = None) -> None:
@@ -33,10 +33,10 @@ def observe(recipe: StorageRecipe, rank: int | None = None) -> None:
 
 
 def observe_trial(recipe: StorageRecipe, node: Node) -> None:
-    """The same in a trial's process; some of a node's are shown, whichever they are."""
+    """The same in a trial's process; what takes long in some of a node's is shown, whichever they are."""
     observe(recipe)
     if recipe.terminal:
-        _show("", partial(free_slot, os.path.join(node.slots, "bars"), _TRIALS))
+        _show("", partial(free_slot, node.slots, f"bars of {recipe.home.uri}", most=_BARS))
 
 
 def show_here() -> None:

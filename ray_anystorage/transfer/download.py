@@ -12,14 +12,17 @@ from functools import partial
 from ray_anystorage.errors import DigestMismatchError
 from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, chunk_digest, file_digest
-from ray_anystorage.transfer.disk import preallocate
+from ray_anystorage.transfer.disk import preallocate, start_writing_back
 from ray_anystorage.transfer.files import Incoming, Part
 from ray_anystorage.transfer.pace import Stride
 from ray_anystorage.transfer.partial import Done, Partial
+from ray_anystorage.transfer.posix_upload import etag_of
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
 from ray_anystorage.transfer.temporary import is_temporary, temporary_beside
 from ray_anystorage.transfer.workers import Task, run_tasks
+
+Fetched = Callable[[Incoming, str], None]
 
 
 class Fetching:
@@ -29,7 +32,7 @@ class Fetching:
         self,
         session: Session,
         files: Sequence[Incoming],
-        on_fetched: Callable[[Incoming], None] | None = None,
+        on_fetched: Fetched | None = None,
         *,
         durable: bool = False,
     ) -> None:
@@ -59,9 +62,7 @@ class Fetching:
 class _File:
     """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(
-        self, session: Session, file: Incoming, on_fetched: Callable[[Incoming], None] | None, *, durable: bool
-    ) -> None:
+    def __init__(self, session: Session, file: Incoming, on_fetched: Fetched | None, *, durable: bool) -> None:
         check_key(file.key)
         self.file = file
         self._durable = durable
@@ -112,16 +113,21 @@ class _File:
             self._finish()
 
     def clean(self) -> None:
-        """Close the file, and remove it if it has no name yet."""
+        """Close the file; one without a name is removed, or cut to what the next call goes on with."""
         if self._descriptor >= 0:
+            kept = self._partial is not None and self._chunks
+            if kept:  # what was reserved for the rest may be what others lack
+                os.ftruncate(self._descriptor, min(self.file.size, (max(self._chunks) + 1) * CHUNK_BYTES))
             os.close(self._descriptor)
             self._descriptor = -1
-            if self._partial is None:  # or the next call goes on with it
+            if not kept:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
 
     def _note(self, index: int, digest: str) -> None:
         """A chunk is there; its digest was compared, where there is one to compare it with."""
+        if self._durable:
+            start_writing_back(self._descriptor, index * CHUNK_BYTES, CHUNK_BYTES)
         if self._partial is not None:
             self._partial.note(self.file.key, index, Done((digest,)))
 
@@ -172,13 +178,14 @@ class _File:
             raise mismatch(self._session, file, "the digest of the whole file")
         if self._durable:
             os.fsync(self._descriptor)
+        etag = etag_of(os.fstat(self._descriptor))  # the name may soon be another file's
         os.replace(self._temporary, file.target)
         os.close(self._descriptor)
         self._descriptor = -1
         if self._partial is not None:
             self._partial.end(file.key)
         if self._on_fetched is not None:
-            self._on_fetched(file)
+            self._on_fetched(file, etag)
 
 
 class _Range:

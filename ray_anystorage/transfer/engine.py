@@ -8,7 +8,7 @@ from typing import Literal
 
 from ray_anystorage.events import Transferred, operation
 from ray_anystorage.transfer.budget import Budget, Cancel
-from ray_anystorage.transfer.download import Fetching
+from ray_anystorage.transfer.download import Fetched, Fetching
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience
@@ -84,7 +84,7 @@ def download(
     cancel: Cancel | None = None,
     patience: Patience | None = None,
     partial: Partial | None = None,
-    on_fetched: Callable[[Incoming], None] | None = None,
+    on_fetched: Fetched | None = None,
     durable: bool = False,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
@@ -98,7 +98,7 @@ def download(
     partial
         Record of large files under way, by key: what an interrupted call fetched is not fetched again.
     on_fetched
-        Called once for each file when its target is there, by any thread.
+        Called once for each file when its target is there, with the etag of that, by any thread.
     durable
         Sync each file before it gets its name, so that the name never stands for less after a power cut. The names
         themselves are for the caller to sync.

@@ -6,7 +6,9 @@ The names themselves are durable after ``settle``, which syncs every directory t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from ray_anystorage.transfer.store import CHANGED, Counters, Limits, Take, check
 from ray_anystorage.transfer.temporary import is_temporary
 
 _PIECE_BYTES = 1 << 20  # nothing has to be waited for, and each piece is a turn that threads take with each other
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENXIO)  # the last is a socket's
 _REQUESTS = 4  # NFS servers limit connections, and more writers gain nothing on a disk
 
 
@@ -124,15 +127,15 @@ class PosixStore:
     def size(self, key: str) -> int:
         """Bytes of a file."""
         with self._reading(key) as descriptor:
-            return os.fstat(descriptor).st_size
+            return self._regular(key, descriptor).st_size
 
     def etag(self, key: str) -> str | None:
         """Which file it is and when it was written: what is stored here is replaced, never written into."""
         with self._reading(key) as descriptor:
-            return etag_of(os.fstat(descriptor))
+            return etag_of(self._regular(key, descriptor))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Regular files below a folder, temporary ones left out."""
+        """Regular files below a folder, temporary ones left out; sockets, pipes and devices are no files."""
         yield from ((key, size) for key, size, _ in self.tagged(prefix))
 
     def tagged(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
@@ -141,7 +144,8 @@ class PosixStore:
             if not is_temporary(os.path.basename(path)):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     status = os.stat(path)
-                    yield os.path.relpath(path, self.root), status.st_size, etag_of(status)
+                    if stat.S_ISREG(status.st_mode):
+                        yield os.path.relpath(path, self.root), status.st_size, etag_of(status)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and the folders that this leaves empty."""
@@ -253,8 +257,10 @@ class PosixStore:
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[int]:
         try:
-            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
+            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe has nobody there
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
             raise self._problem(ObjectMissingError, key, "there is no such file") from error
         self.counters.add()
         try:
@@ -262,13 +268,20 @@ class PosixStore:
         finally:
             os.close(descriptor)
 
+    def _regular(self, key: str, descriptor: int) -> os.stat_result:
+        status = os.fstat(descriptor)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise self._problem(ObjectMissingError, key, "it is no file but a socket, a pipe or a device")
+        return status
+
     def _short(self, key: str, offset: int, got: int, wanted: int) -> StorageError:
         reason = f"the file ends at byte {offset + got}, {wanted} bytes from {offset} were asked for"
         return self._problem(ShortReadError, key, reason)
 
     def _problem(self, kind: type[StorageError], key: str, reason: str) -> StorageError:
         place = f"{self.root}/{key}"
-        return kind(reason, tier="shared", place=place, tried=f"read {place}", remedy="restore an older checkpoint")
+        remedy = "look who removes or shortens files there; of a checkpoint, restore an older one"
+        return kind(reason, tier="shared", place=place, tried=f"read {place}", remedy=remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PosixStore, (self.root,)

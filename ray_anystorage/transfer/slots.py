@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 
 from ray_anystorage.transfer.digest import chunk_digest
 from ray_anystorage.transfer.locks import locked
+
+logger = logging.getLogger(__name__)
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.01, 0.1  # seconds between looks; drawn, so that those who wait take turns
 
@@ -65,27 +68,32 @@ def mount_slots(folder: str, name: str, *, most: int, wanted: int) -> Iterator[i
     """
     if most < 1 or wanted < 1:
         raise ValueError(f"{wanted} of {most} places: both must be at least 1")
-    slots = _slots(os.path.join(os.path.abspath(folder), chunk_digest(name.encode("utf-8", "surrogatepass"))), most)
+    slots = _slots(folder, name, most)
     with contextlib.ExitStack() as held:
         while not (taken := _take(slots, wanted, held)):
             time.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))  # noqa: S311 - no secret comes of it
         yield taken
 
 
-def free_slot(folder: str, most: int) -> contextlib.ExitStack | None:
-    """Hold one of a folder's places until the stack is closed; ``None`` where all are taken.
+def free_slot(folder: str, name: str, *, most: int) -> contextlib.ExitStack | None:
+    """Hold one of the places of a name until the stack is closed; ``None`` where all are taken, or there can be none.
 
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
+    Parameters
+    ----------
+    folder, name, most
+        As for :func:`mount_slots`.
     """
     held = contextlib.ExitStack()
-    return held if _take(_slots(folder, most), 1, held) else None
+    try:
+        return held if _take(_slots(folder, name, most), 1, held) else None
+    except OSError as error:  # on a full disk
+        logger.debug("no place of %s in %s: %s", name, folder, error)
+        return None
 
 
-def _slots(folder: str, most: int) -> list[str]:
-    return [os.path.join(folder, f"slot-{number}") for number in range(most)]
+def _slots(folder: str, name: str, most: int) -> list[str]:
+    place = os.path.join(os.path.abspath(folder), chunk_digest(name.encode("utf-8", "surrogatepass")))
+    return [os.path.join(place, f"slot-{number}") for number in range(most)]
 
 
 def _take(slots: list[str], wanted: int, held: contextlib.ExitStack) -> int:

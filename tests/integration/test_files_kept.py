@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,11 +97,36 @@ def test_mv_keeps_what_changed_meanwhile(site: Path, after_copying: Any, target:
     assert said("sync", "shared:data", target, "--dry-run")["same"] == len(FILES) - 1
 
 
-def test_a_file_that_changed_since_it_was_listed_is_left_out(site: Path, around_copying: Any) -> None:
-    """From a mount to a mount, where it is seen as it is read, before anything of it is in the target."""
-    around_copying(lambda: (site / "shared" / "data" / "a.bin").write_bytes(bytes(FILES["a.bin"])), lambda: None)
-    refused(1, "a.bin changed while they were copied", "cp", "shared:data", "cluster:data")
-    assert {entry["path"] for entry in said("ls", "-r", "cluster:data")["entries"]} == set(FILES) - {"a.bin"}
+def test_logs_that_grow_are_copied_as_far_as_they_were_listed_and_named(site: Path, around_copying: Any) -> None:
+    """Of a run that is going on; more of them than objects that may be written over."""
+    logs = [site / "shared" / "data" / f"log-{number:02}" for number in range(20)]
+    for log in logs:
+        log.write_bytes(b"a line\n")
+
+    def grow() -> None:
+        for log in logs:
+            with log.open("ab") as file:
+                file.write(b"another\n")
+
+    around_copying(grow, lambda: None)
+    refused(1, "log-00, log-01, log-02, log-03, log-04", "cp", "shared:data", "cluster:data")
+    there = {entry["path"] for entry in said("ls", "-r", "cluster:data")["entries"]}
+    assert there == set(FILES) | {log.name for log in logs}
+    assert done("cat", "cluster:data/log-07") == "a line\n"
+    around_copying(lambda: None, lambda: None)
+    assert said("cp", "shared:data", "cluster:data")["same"] == len(FILES)
+    assert done("cat", "cluster:data/log-07") == "a line\nanother\n"
+
+
+@pytest.mark.parametrize("target", ["cluster:data", "artifact:data"])
+def test_sockets_pipes_and_devices_are_no_files(site: Path, target: str) -> None:
+    os.mkfifo(site / "shared" / "data" / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(site / "shared" / "data" / "socket"))
+        assert {copied["path"] for copied in said("mv", "shared:data", target)["copied"]} == set(FILES)
+        refused(2, "there is nothing at", "cp", "shared:data/pipe", target)
+        refused(2, "there is nothing at", "cp", "shared:data/socket", target)
+    assert {path.name for path in (site / "shared" / "data").iterdir()} == {"pipe", "socket"}
 
 
 @pytest.mark.parametrize("target", ["cluster:data", "artifact:elsewhere", "s3://{other}/data"])

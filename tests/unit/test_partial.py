@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ray_anystorage.transfer.partial import Done, Partial
+from ray_anystorage.transfer.temporary import temporary_beside
 
 
 def test_what_was_done_of_the_same_source_is_known(tmp_path: Path) -> None:
@@ -46,3 +47,17 @@ def test_thousands_of_files_keep_no_descriptor_open(tmp_path: Path) -> None:
     for key in keys:
         partial.begin(key, "token")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_nobody_goes_on_with_is_removed_with_its_record_and_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    under_way, own = Path(temporary_beside(str(tmp_path / "a"))), tmp_path / "own"
+    for path in (under_way, own):
+        path.write_bytes(b"x")
+    partial = Partial(str(tmp_path / "records"), {"a": "1", "b": "1"})
+    for key, path in (("a", under_way), ("b", own)):
+        partial.begin(key, str(path))
+        partial.note(key, 0, Done(("x",)))
+        partial.drop(key)
+        assert partial.known(key) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"records", "own"}

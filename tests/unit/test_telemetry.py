@@ -195,7 +195,7 @@ def test_some_of_a_nodes_trials_have_bars_whichever_take_long(tmp_path: Path) ->
     name = f"train_fn_ab12_00007_7_{'lr=0.001,' * 20}/checkpoint_000003"
     trials = [
         Bars(
-            room=partial(free_slot, str(tmp_path), 2),
+            room=partial(free_slot, str(tmp_path), "bars", most=2),
             bar=lambda **what: made.append(Bar(**what)) or made[-1],  # type: ignore[func-returns-value]
             clock=lambda: now,
         )
