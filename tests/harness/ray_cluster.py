@@ -79,6 +79,19 @@ class RayCluster:
             check=False,
         )
 
+    def end_cleaners(self) -> None:
+        """Kill the process that Ray Train leaves for each run whose controller was killed.
+
+        It asks for the controller by the dashboard, which this cluster does not have, and so would for ever.
+        """
+        raylets = {pid for pid, command in _processes() if b"/raylet/raylet" in command and self._is_of(command)}
+        for pid, command in _processes():
+            if command.startswith(b"ray::PlacementGroupCleaner") and _parent(pid) in raylets:
+                _kill(pid)
+
+    def _is_of(self, command: bytes) -> bool:
+        return os.fsencode(str(self.directory)) in command
+
     def log_text(self) -> str:
         """Everything that Ray logged in this session."""
         logs = sorted((self.directory / "session_latest" / "logs").rglob("*"))
@@ -115,6 +128,14 @@ def ray_cluster() -> Iterator[RayCluster]:
         yield RayCluster(address, directory)
 
 
+@pytest.fixture(autouse=True)
+def no_cleaner_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test that may have killed a run: dozens of them would take half of a core from those that follow."""
+    yield
+    if "ray_cluster" in request.fixturenames:
+        request.getfixturevalue("ray_cluster").end_cleaners()
+
+
 @pytest.fixture(scope="module")
 def driver(ray_cluster: RayCluster) -> Iterator[None]:
     """Connect this process to the session's cluster."""
@@ -146,14 +167,28 @@ def _wait_until_started(head: subprocess.Popen[bytes], log: Path, timeout: float
 def _end_what_is_left(directory: Path) -> None:
     """Kill the processes of this cluster, known by its own directory on their command lines."""
     mark = os.fsencode(str(directory))
+    for pid, command in _processes():
+        if mark in command and pid != os.getpid():
+            _kill(pid)
+
+
+def _processes() -> Iterator[tuple[int, bytes]]:
+    """Those that this user may look into, with their command lines."""
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if mark in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                yield int(entry.name), (entry / "cmdline").read_bytes()
+
+
+def _parent(pid: int) -> int | None:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:
