@@ -75,13 +75,14 @@ class _File:
         )
         self._temporary = temporary_beside(file.target) if partial is None else partial.temporary(file.target)
         self._descriptor = -1
+        self._lock = threading.Lock()
         self._chunks: dict[int, str] = {}
+        self._noted = 0  # chunks from the first to the last that the record has
         if self._partial is not None:
             self._resume(self._partial)
         elif partial is not None:  # it was large before, or could be told from others
             self._discard(partial.useless(file.key))
             partial.end(file.key)
-        self._lock = threading.Lock()
 
     def cut(self, stride: Stride) -> Iterator[Part]:
         """The ranges to fetch, each as large as is right when it is asked for."""
@@ -115,12 +116,11 @@ class _File:
     def clean(self) -> None:
         """Close the file; one without a name is removed, or cut to what the next call goes on with."""
         if self._descriptor >= 0:
-            kept = self._partial is not None and self._chunks
-            if kept:  # what was reserved for the rest may be what others lack
-                os.ftruncate(self._descriptor, min(self.file.size, (max(self._chunks) + 1) * CHUNK_BYTES))
+            if self._noted:  # what was reserved for the rest may be what others lack
+                os.ftruncate(self._descriptor, min(self.file.size, self._noted * CHUNK_BYTES))
             os.close(self._descriptor)
             self._descriptor = -1
-            if not kept:
+            if not self._noted:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
 
@@ -130,6 +130,8 @@ class _File:
             start_writing_back(self._descriptor, index * CHUNK_BYTES, CHUNK_BYTES)
         if self._partial is not None:
             self._partial.note(self.file.key, index, Done((digest,)))
+            with self._lock:
+                self._noted = max(self._noted, index + 1)
 
     def _resume(self, partial: Partial) -> None:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""
@@ -146,6 +148,7 @@ class _File:
                     held = os.pread(file.fileno(), CHUNK_BYTES, index * CHUNK_BYTES)
                     if chunk_digest(held) == chunk:
                         self._chunks[index] = chunk
+                        self._noted = index + 1
                         self._session.advance(len(held))
         except FileNotFoundError:
             self._chunks.clear()

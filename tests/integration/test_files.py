@@ -275,7 +275,7 @@ def test_a_copy_between_mounts_that_ran_out_of_space_goes_on(site: Path, monkeyp
     there = noted(site)
     assert there > LARGE // 4
     (part,) = (path for path in (site / "cluster").rglob("*") if is_temporary(path.name))
-    assert part.stat().st_blocks * 512 <= LARGE // 2 + CHUNK_BYTES, "it keeps room that it does not use"
+    assert part.stat().st_blocks * 512 < 2 * LARGE // 3, "it keeps room that it does not use"
     monkeypatch.setattr(PosixStore, "read_pieces", counted)
     done("cp", "shared:data", "cluster:data")
     assert read[0] <= LARGE - there + sum(FILES.values()), "what was copied is copied again"
