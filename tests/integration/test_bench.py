@@ -124,7 +124,9 @@ class Done:
 def done(cluster: TwoNodes, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Done:
     site = make_site(tmp_path_factory.mktemp("bench"), s3_server, cluster)
     wanted = [f"--shape={name}" for name in SHAPES] + [f"--tier={name}" for name in ("cluster", "user", "artifact")]
-    process = site.start("--budget=120s", "--max-bytes=1500MB", "--rounds=3", f"--apply={site.folder}/settings", *wanted)
+    process = site.start(
+        "--budget=120s", "--max-bytes=1500MB", "--rounds=3", f"--apply={site.folder}/settings", *wanted
+    )
     output = "".join(process.communicate(timeout=170))
     path = site.folder / "report.json"
     assert path.exists(), output
