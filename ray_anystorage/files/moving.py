@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from ray_anystorage.checkpoint.node import current
@@ -51,18 +50,18 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
         Files changed since they were listed; the others are copied. What of a file on a disk is in the target may be of
         both contents, and is not noted; an object that changed is not copied.
     """
-    job = _Job(source.open(), target.open(), record, on_progress)
+    job, from_mount = _Job(source.open(), target.open(), record, on_progress), isinstance(source.recipe, MountRecipe)
     wrong: list[Entry] = []
     if isinstance(target.recipe, MountRecipe):
         wrong = job.fetch(copies)
-    elif isinstance(source.recipe, MountRecipe):
+    elif from_mount:
         job.send(copies)
     elif _on_one_side(source, target):
         wrong = job.copy_there(copies)
     else:
         wrong = [entry for batch in _batches(copies) for entry in job.relay(batch)]
-    if isinstance(source.recipe, MountRecipe):
-        wrong += job.look_again(source, [copy.entry for copy in copies if copy.entry not in wrong])
+    if from_mount:
+        wrong = job.look_again(source, copies)
     refuse_changed(source, sorted(wrong, key=lambda entry: entry.path))
 
 
@@ -92,9 +91,7 @@ class _Job:
             self._note(by_target[file.target].entry, etag)
 
         marks = self._partial({copy.entry.key: copy.entry.etag for copy in copies})
-        files = [_incoming(copy.entry, path) for path, copy in by_target.items()]
-        if isinstance(self._source, PosixStore):  # what grows is copied as far as it was listed, and named at the end
-            files = [replace(file, etag=None) for file in files]
+        files = [self._incoming(copy.entry, path) for path, copy in by_target.items()]
         wrong = self._download(files, self._on_progress, marks, fetched, durable=True)
         self._sync_names(by_target)
         return [by_target[file.target].entry for file in wrong]
@@ -123,7 +120,7 @@ class _Job:
         between = tempfile.mkdtemp(dir=above)
         try:
             by_path = {os.path.join(between, copy.key): copy for copy in copies}
-            wrong = self._download([_incoming(copy.entry, path) for path, copy in by_path.items()])
+            wrong = self._download([self._incoming(copy.entry, path) for path, copy in by_path.items()])
             left_out = [by_path.pop(file.target).entry for file in wrong]
             sending = [Outgoing(path, copy.key, copy.entry.size) for path, copy in by_path.items()]
             by_key = {copy.key: copy.entry for copy in by_path.values()}
@@ -174,12 +171,12 @@ class _Job:
                         marks.drop(file.key)
         return wrong
 
-    def look_again(self, source: Spot, entries: Sequence[Entry]) -> list[Entry]:
+    def look_again(self, source: Spot, copies: Sequence[Copy]) -> list[Entry]:
         """Files that are not what was to be copied any more: a disk's are written into while they are read.
 
         That they were copied is forgotten.
         """
-        wrong = changed(source, entries)
+        wrong = changed(source, [copy.entry for copy in copies])
         for entry in wrong:
             self._record.forget(entry.path)
         return wrong
@@ -201,6 +198,11 @@ class _Job:
             with contextlib.suppress(PermissionError, FileNotFoundError):  # not made here, or removed meanwhile
                 sync_directory(folder)
 
+    def _incoming(self, entry: Entry, path: str) -> Incoming:
+        """A disk's file is not held to its etag: one that grows is copied as it was listed, and named at the end."""
+        etag = None if isinstance(self._source, PosixStore) else entry.etag
+        return Incoming(entry.key, path, entry.size, etag=etag)
+
     def _note(self, entry: Entry, etag: str | None) -> None:
         if entry.etag is not None and etag is not None:
             self._record.note(entry.path, Copied(entry.etag, etag))
@@ -209,10 +211,6 @@ class _Job:
         if not isinstance(store, PosixStore):
             raise TypeError(f"{store.uri} is no directory")
         return store.path(key)
-
-
-def _incoming(entry: Entry, path: str) -> Incoming:
-    return Incoming(entry.key, path, entry.size, etag=entry.etag)
 
 
 def _on_one_side(source: Spot, target: Spot) -> bool:

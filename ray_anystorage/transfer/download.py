@@ -19,7 +19,7 @@ from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.posix_upload import etag_of
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import check_key
-from ray_anystorage.transfer.temporary import is_temporary, temporary_beside
+from ray_anystorage.transfer.temporary import remove_temporary, temporary_beside
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 Fetched = Callable[[Incoming, str], None]
@@ -81,7 +81,7 @@ class _File:
         if self._partial is not None:
             self._resume(self._partial)
         elif partial is not None:  # it was large before, or could be told from others
-            self._discard(partial.useless(file.key))
+            remove_temporary(partial.useless(file.key))
             partial.end(file.key)
 
     def cut(self, stride: Stride) -> Iterator[Part]:
@@ -137,7 +137,7 @@ class _File:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""
         known = partial.known(self.file.key)
         if known is None or os.path.dirname(known.token) != os.path.dirname(self._temporary):
-            self._discard(known.token if known else partial.useless(self.file.key))
+            remove_temporary(known.token if known else partial.useless(self.file.key))
             partial.begin(self.file.key, self._temporary)
             return
         self._temporary = known.token
@@ -155,12 +155,6 @@ class _File:
         if len(self._chunks) == self.missing:  # it was cut off before it had its name: something has to be fetched
             self._chunks.popitem()
         self.missing -= len(self._chunks)
-
-    def _discard(self, temporary: str | None) -> None:
-        """Remove what an earlier call fetched and nobody goes on with."""
-        if temporary is not None and is_temporary(os.path.basename(temporary)):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(temporary)
 
     def _opened(self) -> int:
         with self._lock:
@@ -181,7 +175,8 @@ class _File:
             raise mismatch(self._session, file, "the digest of the whole file")
         if self._durable:
             os.fsync(self._descriptor)
-        etag = etag_of(os.fstat(self._descriptor))  # the name may soon be another file's
+        # Before the name, which may soon be another file's.
+        etag = etag_of(os.fstat(self._descriptor)) if self._on_fetched is not None else ""
         os.replace(self._temporary, file.target)
         os.close(self._descriptor)
         self._descriptor = -1

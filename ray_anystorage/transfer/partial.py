@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_anystorage.transfer.digest import chunk_digest
-from ray_anystorage.transfer.temporary import is_temporary, temporary_beside
+from ray_anystorage.transfer.temporary import remove_temporary, temporary_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,8 @@ class Partial:
 
     def drop(self, key: str) -> None:
         """Nobody goes on with a file that is fetched: its temporary file goes, too."""
-        for values in self._lines(key):
-            if isinstance(values, dict) and is_temporary(os.path.basename(token := str(values.get("token", "")))):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(token)
+        if (begun := self.known(key)) is not None:
+            remove_temporary(begun.token)
         self.end(key)
 
     def _seeded(self) -> str:

@@ -127,12 +127,12 @@ class PosixStore:
     def size(self, key: str) -> int:
         """Bytes of a file."""
         with self._reading(key) as descriptor:
-            return self._regular(key, descriptor).st_size
+            return self._status(key, descriptor).st_size
 
     def etag(self, key: str) -> str | None:
         """Which file it is and when it was written: what is stored here is replaced, never written into."""
         with self._reading(key) as descriptor:
-            return etag_of(self._regular(key, descriptor))
+            return etag_of(self._status(key, descriptor))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Regular files below a folder, temporary ones left out; sockets, pipes and devices are no files."""
@@ -268,7 +268,7 @@ class PosixStore:
         finally:
             os.close(descriptor)
 
-    def _regular(self, key: str, descriptor: int) -> os.stat_result:
+    def _status(self, key: str, descriptor: int) -> os.stat_result:
         status = os.fstat(descriptor)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise self._problem(ObjectMissingError, key, "it is no file but a socket, a pipe or a device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -17,3 +18,10 @@ def temporary_beside(path: str, token: str | None = None) -> str:
 def is_temporary(name: str) -> bool:
     """True for the name of a file that :func:`temporary_beside` gave, without its folder."""
     return _NAME.fullmatch(name) is not None
+
+
+def remove_temporary(path: str | None) -> None:
+    """Remove a file under way that nobody goes on with, if it is one and there."""
+    if path is not None and is_temporary(os.path.basename(path)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(path)

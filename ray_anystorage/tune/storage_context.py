@@ -17,7 +17,6 @@ from ray_anystorage.errors import AnyStorageError, CheckpointSaveError, HomeNotV
 from ray_anystorage.home.filesystem import HomeRecipe
 from ray_anystorage.settings import apply_to_process
 from ray_anystorage.train.storage_context import directory_of, make_saver, visibility_remedy
-from ray_anystorage.train.telemetry import observe
 from ray_anystorage.tune.checkpoint import TrialCheckpoint
 from ray_anystorage.tune.experiment_home import ExperimentHome, carried_home, home_of
 from ray_anystorage.tune.hooks import VALIDATE_STORAGE_MARKER_FILENAME, StorageContext, in_worker
@@ -98,9 +97,8 @@ class AnyStorageTuneContext(StorageContext):  # type: ignore[misc]
 
     def _own_saver(self) -> Saver:
         home, recipe = self.home, self.home.planned
-        observe(recipe)  # again: the trial may have looked into another experiment
+        node = enter_trial_node(home)  # each time: the trial may have looked into another experiment
         if self._saver is None:
-            node = enter_trial_node(home)
             journal = Journal(node.journals, f"{recipe.home.uri}/{self.trial_dir_name}")
             self._saver = make_saver(recipe, node, home.open(self.storage_filesystem), home.spill, journal)
         return self._saver

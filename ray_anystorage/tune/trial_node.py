@@ -18,14 +18,16 @@ from ray_anystorage.tune.experiment_home import ExperimentHome
 def enter_trial_node(home: ExperimentHome) -> Node:
     """This process's place for an experiment; the first call sees that the node's agent is there, where one is needed.
 
-    From then on what the process saves and restores is counted, and where there is a terminal shown.
+    From then on what the process saves and restores is counted for this experiment, and shown where a terminal is.
 
     Raises
     ------
     CredentialsAgentError
         It cannot be had here.
     """
-    return _entered(home, os.getpid())
+    node = _entered(home, os.getpid())
+    observe_trial(home.planned, node)
+    return node
 
 
 @lru_cache(maxsize=8)
@@ -35,5 +37,4 @@ def _entered(home: ExperimentHome, _process: int) -> Node:
         ensure_agent(recipe.bucket_variables)
     node = enter_node(recipe, secrets.token_hex(8))
     hold_run(node, recipe)
-    observe_trial(recipe, node)
     return node

@@ -84,13 +84,10 @@ class RayCluster:
 
         It asks for the controller by the dashboard, which this cluster does not have, and so would for ever.
         """
-        raylets = {pid for pid, command in _processes() if b"/raylet/raylet" in command and self._is_of(command)}
+        raylets = {pid for pid, command in _processes_of(self.directory) if b"/raylet/raylet" in command}
         for pid, command in _processes():
             if command.startswith(b"ray::PlacementGroupCleaner") and _parent(pid) in raylets:
                 _kill(pid)
-
-    def _is_of(self, command: bytes) -> bool:
-        return os.fsencode(str(self.directory)) in command
 
     def log_text(self) -> str:
         """Everything that Ray logged in this session."""
@@ -165,11 +162,14 @@ def _wait_until_started(head: subprocess.Popen[bytes], log: Path, timeout: float
 
 
 def _end_what_is_left(directory: Path) -> None:
-    """Kill the processes of this cluster, known by its own directory on their command lines."""
+    for pid, _ in _processes_of(directory):
+        _kill(pid)
+
+
+def _processes_of(directory: Path) -> Iterator[tuple[int, bytes]]:
+    """The processes of a cluster, known by its own directory on their command lines."""
     mark = os.fsencode(str(directory))
-    for pid, command in _processes():
-        if mark in command and pid != os.getpid():
-            _kill(pid)
+    return (found for found in _processes() if mark in found[1] and found[0] != os.getpid())
 
 
 def _processes() -> Iterator[tuple[int, bytes]]:
