@@ -87,7 +87,9 @@ def test_the_slurm_script_starts_a_cluster_and_the_driver(tmp_path: Path) -> Non
         "srun": 'case "$*" in *hostname*) echo 10.0.0.1;; *) echo "srun $*" >> "$SAID"; sleep 1;; esac',
         "ray": "exit 0",
         "ray-anystorage": 'echo "doctor $RAY_ADDRESS $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}" >> "$SAID"',
-        "python": 'echo "driver $* $RAY_ADDRESS $RAY_ANYSTORAGE_CLUSTER_STORAGE" >> "$SAID"',
+        # As long as a driver takes at least: the script ends what it started when this ends.
+        "python": 'until [ "$(grep -c ^srun "$SAID")" = 2 ]; do sleep 0.02; done\n'
+        'echo "driver $* $RAY_ADDRESS $RAY_ANYSTORAGE_CLUSTER_STORAGE" >> "$SAID"',
     }
     for name, body in stand_ins.items():
         (tools / name).write_text(f"#!/bin/bash\n{body}\n")
