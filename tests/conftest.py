@@ -1,6 +1,7 @@
 """Fixtures that every test may use; each lives in a module of ``tests/harness``."""
 
 pytest_plugins = (
+    "tests.harness.brokers",
     "tests.harness.s3",
     "tests.harness.bad_endpoints",
     "tests.harness.ray_cluster",

@@ -51,6 +51,7 @@ class Broker:
         self._takers: list[Take] = []
         self._behind: list[Take] = []  # takers that could not take the lease
         self._agent: Agent | None = None
+        self._ended = threading.Event()  # of the thread that keeps the lease fresh
 
     def lease(self) -> Lease:
         """The lease, asked for anew where it is time to; while another thread asks, what there is as long as it holds.
@@ -86,7 +87,9 @@ class Broker:
         return stop
 
     def serve_here(self) -> None:
-        """Run this node's agent in this process until it ends, and keep the lease fresh; once, however often called.
+        """Run this node's agent in this process, and keep the lease fresh, until :meth:`close` or this process' end.
+
+        Once, however often called.
 
         Raises
         ------
@@ -100,25 +103,36 @@ class Broker:
             if self._agent is None:
                 self._agent = self._started(self._lease or lease)
 
+    def close(self) -> None:
+        """End this node's agent, and ask the source only where somebody asks; :meth:`serve_here` begins again."""
+        with self._lock:
+            agent, self._agent = self._agent, None
+            if agent is None:
+                return
+            self._ended.set()
+            self._takers.remove(agent.take)
+        agent.close()
+        atexit.unregister(self.close)
+
     def _started(self, lease: Lease) -> Agent:
         held, self._held = self._held, None
         agent = Agent(self.address, self.token, held)
         agent.start(lease)
-        atexit.register(agent.close)
+        atexit.register(self.close)
         self._takers.append(agent.take)
-        threading.Thread(target=self._keep, name="anystorage-broker", daemon=True).start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._keep, args=[self._ended], name="anystorage-broker", daemon=True).start()
         return agent
 
-    def _keep(self) -> None:
-        while True:
-            time.sleep(max(_SOONEST, self._due - time.time()))
+    def _keep(self, ended: threading.Event) -> None:
+        while not ended.wait(max(_SOONEST, self._due - time.time())):
             try:
                 self.lease()
             except CredentialsError:  # a warning was logged
                 continue
             except Exception as error:  # noqa: BLE001 - without this thread all clients would run out of credentials
                 logger.error("the credentials of this job's runs were not renewed: %s", type(error).__name__)
-                time.sleep(_LONGEST_WAIT)
+                ended.wait(_LONGEST_WAIT)
 
     def _holding(self) -> Lease | None:
         """What there is, where it has not expired."""

@@ -452,6 +452,26 @@ def test_an_agent_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPat
     assert broker.address.serves()
 
 
+def test_a_closed_broker_asks_no_more_until_it_serves_again() -> None:
+    asked, source = made(lifetime=1.2)
+    broker, taken = Broker(Callback(source)), []
+    broker.hand_to(taken.append)
+    for _ in range(2):
+        others = threading.enumerate()
+        broker.serve_here()
+        (keeping,) = (thread for thread in set(threading.enumerate()) - {*others} if thread.name == "anystorage-broker")
+        count = len(asked)
+        wait_until(lambda count=count: len(asked) > count, 10, "a renewal")
+        assert broker.address.serves()
+        broker.close()
+        broker.close()
+        keeping.join(10)
+        assert not keeping.is_alive()
+        assert not broker.address.serves()
+        assert not Path(broker.address.folder).exists()
+    assert len(taken) == len(asked), "who else takes the lease goes on doing so"
+
+
 def test_one_source_has_one_broker() -> None:
     _, source = made(60)
     broker = broker_of(Callback(source))
