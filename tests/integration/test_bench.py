@@ -263,7 +263,7 @@ def test_an_interruption_leaves_nothing_but_a_report(
         os.kill(process.pid, ending)
         output = process.communicate(timeout=100)[0]
         assert process.returncode == 130, output
-        wait_until(lambda: "interrupted" in terminal.shown + output, 5, "the last words have come")
+        wait_until(lambda: "interrupted" in terminal.shown + output, 30, "the last words have come")
         output += terminal.shown
     assert site.left(s3_server) == []
     report = read_report((tmp_path / "report.json").read_text(), what="the report")

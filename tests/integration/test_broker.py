@@ -202,7 +202,7 @@ def test_keys_of_the_driver_serve_a_run_and_are_found_nowhere(
     assert b"AWS_CONTAINER_CREDENTIALS_FULL_URI" in records, "the control: what travels is in the records"
     assert secret not in output
     assert not served.exists()
-    wait_until(lambda: guardians(served) == [], 5, "the guardian has ended")
+    wait_until(lambda: guardians(served) == [], 30, "the guardian has ended")
 
 
 def test_a_driver_that_is_killed_leaves_nothing(
@@ -212,8 +212,8 @@ def test_a_driver_that_is_killed_leaves_nothing(
         served = served_by(tmp_path)
         vault = ray.get_actor(vault_name(served.name.partition("-")[2]), namespace=NAMESPACE)
         process.send_signal(signal.SIGKILL)
-        wait_until(lambda: not served.exists(), 10, "the files are removed")
-        wait_until(lambda: guardians(served) == [], 10, "the guardian has ended")
+        wait_until(lambda: not served.exists(), 30, "the files are removed")
+        wait_until(lambda: guardians(served) == [], 30, "the guardian has ended")
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(vault.after.remote(0), timeout=30)
 

@@ -160,7 +160,7 @@ def test_a_mount_that_hangs_or_dies_after_discovery(s3_server: S3Server, tmp_pat
         mount.hang()
         start = time.monotonic()
         (check,) = measure_mount(place, step_timeout=1.0)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
         assert check.problem is not None
         assert check.problem.error_type is errors.MountTimeoutError
         mount.resume()

@@ -210,13 +210,13 @@ def test_a_mount_that_drains_slowly_is_not_taken_for_one_that_stalls(
 ) -> None:
     """There is no slow disk here: each step of the kernel's writing takes as long as it would on one."""
     source = source_of(tmp_path / "source", {"large.bin": 6 * disk._WRITE_BACK_BYTES})
-    home, steps, write = home_on(tmp_path / "mount", call_timeout=1.5), 0, disk._sync_range
+    home, steps, write = home_on(tmp_path / "mount", call_timeout=4.0), 0, disk._sync_range
 
     def slowly(descriptor: int, offset: int, size: int, flags: int) -> int:
         nonlocal steps
         if flags == disk._SYNC_FILE_RANGE_WAITING:
             steps += 1
-            time.sleep(0.6)
+            time.sleep(0.8)  # six of them take longer than a call may
         return write(descriptor, offset, size, flags)
 
     monkeypatch.setattr(disk, "_sync_range", slowly)

@@ -277,7 +277,7 @@ def test_a_bucket_beside_the_home_is_written_and_left_clean(site: Path, with_buc
         spill = dataclasses.replace(storage.spill, address=dataclasses.replace(address, **changed))
         start = time.monotonic()
         found = check_node(Needs(storage.recipe, spill, storage.owner_token, "token"))
-        assert time.monotonic() - start < 9
+        assert time.monotonic() - start < 30, "half of the limit"
         assert found.home is None
         assert found.spill is not None
         assert found.spill.error_type is kind

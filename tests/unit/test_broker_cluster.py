@@ -77,7 +77,7 @@ def follow(address: AgentAddress, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     yield start
     for actor, vault in made:
         vault.answers.append(ENDED)
-        wait_until(lambda: not followers(), 10, "the thread has ended")
+        wait_until(lambda: not followers(), 30, "the thread has ended")
         if actor._agent is not None:
             actor._agent.close()
 
@@ -92,9 +92,9 @@ def test_a_vault_that_is_out_of_reach_for_now_is_asked_again(
     vault = Vault(UNAVAILABLE, message(1), UNAVAILABLE)
     follow(vault).serving()
     assert address.serves()
-    wait_until(lambda: vault.asked[-2:] == [1, 1], 5, "it asks once more for what comes after the first")
+    wait_until(lambda: vault.asked[-2:] == [1, 1], 30, "it asks once more for what comes after the first")
     vault.answers.append(message(2))
-    wait_until(lambda: vault.asked[-1] == 2, 5, "it has the second")
+    wait_until(lambda: vault.asked[-1] == 2, 30, "it has the second")
 
 
 @pytest.mark.parametrize("failing", ["_write", "__init__"])
@@ -112,7 +112,7 @@ def test_a_node_that_has_no_room_says_so_and_is_tried_again(
             with pytest.raises(OSError, match="No space left"):
                 serving_within(actor, 5)
     vault.answers += [message(1), message(1)]
-    wait_until(address.serves, 5, "the agent serves now that there is room")
+    wait_until(address.serves, 30, "the agent serves now that there is room")
     actor.serving()
 
 
@@ -130,12 +130,12 @@ def test_an_agent_that_serves_goes_on_where_another_lease_finds_no_room(
     with monkeypatch.context() as patched:
         patched.setattr(Agent, "take", lambda *_: (_ for _ in ()).throw(CredentialsAgentError("full")))
         vault.answers.append(message(2))
-        wait_until(lambda: actor._problem is not None, 5, "the failure is noted")
+        wait_until(lambda: actor._problem is not None, 30, "the failure is noted")
         assert actor._problem is not None
         assert actor._problem.__traceback__ is None, "its frames hold the lease"
         assert address.serves()
     vault.answers.append(message(2))
-    wait_until(lambda: actor._problem is None, 5, "it was tried again")
+    wait_until(lambda: actor._problem is None, 30, "it was tried again")
 
 
 def test_a_worker_is_told_whether_the_broker_is_gone_or_out_of_reach(
@@ -205,7 +205,7 @@ def broker() -> Broker:
 
 def let_go(feeder: _Feeder) -> None:
     feeder.release()
-    wait_until(lambda: not feeder._running, 5, "its thread has ended")
+    wait_until(lambda: not feeder._running, 30, "its thread has ended")
 
 
 def test_a_feeder_without_a_connection_does_not_spin(cluster: Cluster, broker: Broker) -> None:
@@ -227,7 +227,7 @@ def test_a_driver_elsewhere_serves_no_node(
     monkeypatch.setattr(driver, "client", SimpleNamespace(is_connected=lambda: through_client))
     feeder = _Feeder(broker)
     feeder.hold()
-    wait_until(lambda: cluster.made, 5, "the vault is made")
+    wait_until(lambda: cluster.made, 30, "the vault is made")
     assert cluster.made == [(broker.address, "" if through_client else NODE_ID)]
     let_go(feeder)
     assert len(cluster.killed) == 1
@@ -248,7 +248,7 @@ def test_a_vault_that_cannot_be_fed_is_not_left_behind(
     monkeypatch.setattr(broker, "hand_to", fails)
     feeder = _Feeder(broker)
     feeder.hold()
-    wait_until(lambda: len(cluster.made) == 3, 5, "it goes on after what no call should raise")
+    wait_until(lambda: len(cluster.made) == 3, 30, "it goes on after what no call should raise")
     assert len(cluster.killed) == 2
     assert "tried again: KeyError" in caplog.text
     assert "planted" not in caplog.text
@@ -259,9 +259,9 @@ def test_a_vault_that_cannot_be_fed_is_not_left_behind(
 def test_a_vault_that_is_out_of_reach_makes_room_for_another(cluster: Cluster, broker: Broker) -> None:
     feeder = _Feeder(broker)
     feeder.hold()
-    wait_until(lambda: broker._takers[1:], 5, "the vault is fed")
+    wait_until(lambda: broker._takers[1:], 30, "the vault is fed")
     cluster.ends[0].set_exception(UNAVAILABLE)
-    wait_until(lambda: len(cluster.made) == 2, 5, "another is made")
+    wait_until(lambda: len(cluster.made) == 2, 30, "another is made")
     assert len(cluster.killed) == 1, "the first lives on, with the name"
     let_go(feeder)
 
@@ -277,6 +277,6 @@ def test_without_a_lease_no_vault_is_made(cluster: Cluster, broker: Broker, monk
     monkeypatch.setattr(broker, "lease", expired)
     feeder = _Feeder(broker)
     feeder.hold()
-    wait_until(lambda: len(asked) > 1, 5, "it was tried again")
+    wait_until(lambda: len(asked) > 1, 30, "it was tried again")
     assert cluster.made == []
     let_go(feeder)

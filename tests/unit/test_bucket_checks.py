@@ -75,8 +75,8 @@ def test_a_put_that_is_given_up_leaves_nothing_when_it_arrives(monkeypatch: pyte
     assert tried(store, monkeypatch, timeout=0.3) == [True, True, False]
     assert store.begun == ["open", "list", "put", "delete"]
     arrives.set()
-    wait_until(lambda: store.begun.count("delete") == 2, 5, "it deletes what it put")
-    wait_until(lambda: not store.objects, 5, "nothing is left")
+    wait_until(lambda: store.begun.count("delete") == 2, 30, "it deletes what it put")
+    wait_until(lambda: not store.objects, 30, "nothing is left")
 
 
 def test_no_step_begins_without_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_who_is_slow_is_let_go(agent: Agent, address: AgentAddress, monkeypatch:
         with contextlib.suppress(ConnectionResetError), connection:
             connection.sendall(b"GET ")
             assert connection.recv(1) == b"", "it was not let go"
-    wait_until(address.serves, 5, "the agent answers again")
+    wait_until(address.serves, 30, "the agent answers again")
 
 
 CALLERS = """
@@ -344,8 +344,8 @@ def test_nothing_is_left_of_an_agent_that_is_killed(address: AgentAddress) -> No
     assert (environ, TOKEN.encode() in command) == (b"", False)
     process.kill()
     process.wait()
-    wait_until(lambda: not Path(address.folder).exists(), 5, "the folder is removed")
-    wait_until(lambda: not guardians_of(address), 5, "the guardian has ended")
+    wait_until(lambda: not Path(address.folder).exists(), 30, "the folder is removed")
+    wait_until(lambda: not guardians_of(address), 30, "the guardian has ended")
 
 
 def guardians_of(address: AgentAddress) -> list[tuple[bytes, bytes]]:
@@ -370,7 +370,7 @@ def test_an_agent_that_comes_back_keeps_the_folder(address: AgentAddress) -> Non
     with_the_same = Agent(address, TOKEN)
     with_the_same.start()
     with_the_same.take(lease())
-    wait_until(lambda: len(guardians_of(address)) == 1, 10, "the guardians of those that were killed are gone")
+    wait_until(lambda: len(guardians_of(address)) == 1, 30, "the guardians of those that were killed are gone")
     assert address.serves(), "a guardian removed what was not its own's any more"
     with_the_same.close()
 
@@ -382,7 +382,7 @@ def test_a_child_that_was_forked_does_not_hold_it(address: AgentAddress) -> None
         assert said(process) == "ready"
         process.kill()
         process.wait()
-        wait_until(lambda: not Path(address.folder).exists(), 5, "the folder is removed")
+        wait_until(lambda: not Path(address.folder).exists(), 30, "the folder is removed")
         Agent(address, TOKEN).close()
     finally:
         os.kill(child, signal.SIGKILL)

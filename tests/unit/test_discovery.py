@@ -93,7 +93,7 @@ def test_bounded_returns_raises_and_gives_up() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"wait: no answer within 0\.1 s"):
         bounded(release.wait, 0.1, what="wait")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     release.set()
 
 
