@@ -11,7 +11,7 @@ from functools import partial
 
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.small_files import patiently
-from ray_anystorage.errors import SourceChangedError
+from ray_anystorage.errors import ObjectMissingError, SourceChangedError
 from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.plan import Copy
 from ray_anystorage.files.record import Copied, Record
@@ -30,7 +30,6 @@ from ray_anystorage.transfer.workers import run_tasks
 
 Progress = Callable[[int], None]
 _BATCH_BYTES = 4 << 30  # that lie on the local disk at once, on the way from one bucket to another
-_MOST_CHANGED = 16  # objects that were written over; after more it is clear that somebody writes to all of them
 _COPIES = 32  # at once, on the store's own side
 
 
@@ -47,22 +46,21 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     StorageError, OSError
         A place fails. What was copied until then is noted, large files under way too.
     SourceChangedError
-        Files changed since they were listed; the others are copied. What of a file on a disk is in the target may be of
-        both contents, and is not noted; an object that changed is not copied.
+        Files changed since they were listed, or went away; the others are copied. What of a file on a disk is in the
+        target may be of both contents, and is not noted; an object that changed is not copied.
     """
     job, from_mount = _Job(source.open(), target.open(), record, on_progress), isinstance(source.recipe, MountRecipe)
-    wrong: list[Entry] = []
     if isinstance(target.recipe, MountRecipe):
         wrong = job.fetch(copies)
     elif from_mount:
-        job.send(copies)
+        wrong = job.send(copies)
     elif _on_one_side(source, target):
         wrong = job.copy_there(copies)
     else:
         wrong = [entry for batch in _batches(copies) for entry in job.relay(batch)]
     if from_mount:
-        wrong = job.look_again(source, copies)
-    refuse_changed(source, sorted(wrong, key=lambda entry: entry.path))
+        wrong += job.look_again(source, copies)
+    refuse_changed(source, sorted(set(wrong), key=lambda entry: entry.path))
 
 
 class _Job:
@@ -71,20 +69,22 @@ class _Job:
     def __init__(self, source: Store, target: Store, record: Record, on_progress: Progress) -> None:
         self._source, self._target, self._record, self._on_progress = source, target, record, on_progress
 
-    def send(self, copies: Sequence[Copy]) -> None:
-        """From a disk to a bucket."""
+    def send(self, copies: Sequence[Copy]) -> list[Entry]:
+        """From a disk to a bucket; the entries of files that went away, or became shorter, since they were listed."""
         files = [Outgoing(self._path(self._source, copy.entry.key), copy.key, copy.entry.size) for copy in copies]
-        by_key = {copy.key: copy.entry for copy in copies}
+        by_key, wrong = {copy.key: copy.entry for copy in copies}, list[Entry]()
         upload(
             self._target,
             files,
             on_progress=self._on_progress,
             on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
+            on_changed=lambda file: wrong.append(by_key[file.key]),
             partial=self._partial({copy.key: copy.entry.etag for copy in copies}),
         )
+        return wrong
 
     def fetch(self, copies: Sequence[Copy]) -> list[Entry]:
-        """From wherever to a disk; the entries of objects that were written over since they were listed."""
+        """From wherever to a disk; the entries of what was written over, or went away, since it was listed."""
         by_target = {self._path(self._target, copy.key): copy for copy in copies}
 
         def fetched(file: Incoming, etag: str) -> None:
@@ -104,7 +104,7 @@ class _Job:
             entry = copy.entry
             try:
                 etag = patiently(lambda: self._target.copy(entry.key, copy.key, entry.etag, entry.size))
-            except SourceChangedError:
+            except (SourceChangedError, ObjectMissingError):
                 wrong.append(entry)
                 return
             self._note(entry, etag)
@@ -142,33 +142,17 @@ class _Job:
         *,
         durable: bool = False,
     ) -> list[Incoming]:
-        """Fetch files; those that were written over since they were listed are left out, and returned."""
-        left, wrong = {file.target: file for file in files}, list[Incoming]()
-
-        def fetched(file: Incoming, etag: str) -> None:
-            del left[file.target]
-            if on_fetched is not None:
-                on_fetched(file, etag)
-
-        while left:
-            now = list(left.values())
-            try:
-                download(
-                    self._source,
-                    now,
-                    on_progress=on_progress,
-                    partial=marks,
-                    on_fetched=fetched,
-                    durable=durable,
-                )
-            except SourceChangedError as error:
-                altered = [file for file in now if error.place == f"{self._source.uri}/{file.key}"]
-                if not altered or len(wrong) >= _MOST_CHANGED:
-                    raise
-                wrong += (left.pop(file.target) for file in altered)
-                for file in altered:
-                    if marks is not None:
-                        marks.drop(file.key)
+        """Fetch files; those that are not what they were when they were listed are left out, and returned."""
+        wrong: list[Incoming] = []
+        download(
+            self._source,
+            files,
+            on_progress=on_progress,
+            partial=marks,
+            on_fetched=on_fetched,
+            on_changed=wrong.append,
+            durable=durable,
+        )
         return wrong
 
     def look_again(self, source: Spot, copies: Sequence[Copy]) -> list[Entry]:

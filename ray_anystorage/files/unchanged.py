@@ -34,7 +34,7 @@ def refuse_same(source: Spot, target: Spot, copies: Iterable[Copy]) -> None:
 
 
 def refuse_changed(source: Spot, wrong: Sequence[Entry]) -> None:
-    """Raise where files changed while they were copied: of each, nobody knows which content that was.
+    """Raise where files changed or went away while they were copied: of each, nobody knows which content that was.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def refuse_changed(source: Spot, wrong: Sequence[Entry]) -> None:
     """
     if wrong:
         raise SourceChangedError(
-            f"{_named(wrong)} changed while they were copied",
+            f"{_named(wrong)} changed or went away while they were copied",
             tier=source.tier or ("artifact" if source.is_bucket else "local"),
             place=source.uri,
             tried="compare their etags with those of before the copy",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,43 @@ class ReuseConformance:
                 download(store, [goal])
             assert caught.value.place == f"{store.uri}/f"
             assert (tmp_path / "goal").read_bytes() == bytes(size)
+
+    def test_what_changed_is_left_out_and_the_rest_is_fetched(self, store: Store, tmp_path: Path) -> None:
+        sizes = {
+            "kept": 5000,
+            "large": _LARGE_BYTES,
+            "gone": 5000,
+            "short": 5000,
+            "other": 5000,
+            "larger": _LARGE_BYTES,
+        }
+        stored = upload(store, write_files(tmp_path / "source", sizes))
+        for key in ("short", "other", "larger"):
+            store.write_small(key, bytes(sizes[key] - (key == "short")))
+        store.delete(["gone"])
+        files = [Incoming(one.key, str(tmp_path / "goal" / one.key), one.size, etag=one.etag) for one in stored]
+        changed: list[Incoming] = []
+        download(store, files, on_changed=changed.append)
+        assert sorted(file.key for file in changed) == ["gone", "larger", "other", "short"]
+        assert sorted(path.name for path in (tmp_path / "goal").iterdir()) == ["kept", "large"]
+        for key in ("kept", "large"):
+            assert (tmp_path / "goal" / key).read_bytes() == (tmp_path / "source" / key).read_bytes()
+
+    def test_what_changed_is_left_out_and_the_rest_is_sent(self, store: Store, tmp_path: Path) -> None:
+        sizes = {"kept": 5000, "large": _LARGE_BYTES, "gone": 5000, "short": 5000, "shorter": _LARGE_BYTES}
+        files = write_files(tmp_path / "source", sizes)
+        (tmp_path / "source" / "gone").unlink()
+        os.truncate(tmp_path / "source" / "short", 4999)
+        os.truncate(tmp_path / "source" / "shorter", 2 * CHUNK_BYTES)
+        changed: list[Outgoing] = []
+        stored = upload(store, files, on_changed=changed.append)
+        assert sorted(file.key for file in changed) == ["gone", "short", "shorter"]
+        assert sorted(file.key for file in stored) == ["kept", "large"]
+        assert sorted(key for key, _ in store.list("")) == ["kept", "large"]
+        assert list(store.unfinished("")) == []
+        for file in files[2:]:
+            with pytest.raises(SourceChangedError, match=file.key):
+                upload(store, [file])
 
     def test_what_was_there_and_is_gone_is_sent(self, store: Store, tmp_path: Path) -> None:
         files = write_files(tmp_path / "source", {"gone": 50_000})

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from ray_anystorage.errors import DigestMismatchError
+from ray_anystorage.errors import DigestMismatchError, ObjectMissingError, ShortReadError, SourceChangedError
 from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, chunk_digest, file_digest
 from ray_anystorage.transfer.disk import preallocate, start_writing_back
@@ -23,6 +23,8 @@ from ray_anystorage.transfer.temporary import remove_temporary, temporary_beside
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 Fetched = Callable[[Incoming, str], None]
+Changed = Callable[[Incoming], None]
+_CHANGED = (SourceChangedError, ObjectMissingError, ShortReadError)
 
 
 class Fetching:
@@ -33,11 +35,12 @@ class Fetching:
         session: Session,
         files: Sequence[Incoming],
         on_fetched: Fetched | None = None,
+        on_changed: Changed | None = None,
         *,
         durable: bool = False,
     ) -> None:
         self._session = session
-        made = (_File(session, file, on_fetched, durable=durable) for file in files)
+        made = (_File(session, file, on_fetched, on_changed, durable=durable) for file in files)
         self._files = sorted(made, key=lambda file: -file.file.size)
         self._largest = self._files[0].file.size if self._files else 0
 
@@ -62,13 +65,21 @@ class Fetching:
 class _File:
     """One file under way; ``missing`` counts its chunks that are not there, or the file itself where it has none."""
 
-    def __init__(self, session: Session, file: Incoming, on_fetched: Fetched | None, *, durable: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        file: Incoming,
+        on_fetched: Fetched | None,
+        on_changed: Changed | None,
+        *,
+        durable: bool,
+    ) -> None:
         check_key(file.key)
         self.file = file
         self._durable = durable
         self.missing = max(1, chunk_count(file.size))
         self._session = session
-        self._on_fetched = on_fetched
+        self._on_fetched, self._on_changed = on_fetched, on_changed
         partial = session.partial
         self._partial = (
             partial if partial is not None and file.size > CHUNK_BYTES and partial.covers(file.key) else None
@@ -78,6 +89,7 @@ class _File:
         self._lock = threading.Lock()
         self._chunks: dict[int, str] = {}
         self._noted = 0  # chunks from the first to the last that the record has
+        self._left_out = False
         if self._partial is not None:
             self._resume(self._partial)
         elif partial is not None:  # it was large before, or could be told from others
@@ -87,7 +99,7 @@ class _File:
     def cut(self, stride: Stride) -> Iterator[Part]:
         """The ranges to fetch, each as large as is right when it is asked for."""
         at, size = 0, self.file.size
-        while at < size:
+        while at < size and not self._left_out:
             if at // CHUNK_BYTES in self._chunks:
                 at += CHUNK_BYTES
                 continue
@@ -105,7 +117,13 @@ class _File:
         with self._session.buffer(block) as scratch:
             transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch), self._note)
             if part.size:
-                stride.took(part.size, self._session.persist(transfer.fetch))
+                try:
+                    stride.took(part.size, self._session.persist(transfer.fetch))
+                except _CHANGED:
+                    if self._on_changed is None:
+                        raise
+                    self._leave_out(self._on_changed)
+                    return
         with self._lock:
             self._chunks.update(enumerate(transfer.chunks, part.index))
             self.missing -= max(1, len(transfer.chunks))
@@ -124,14 +142,25 @@ class _File:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
 
+    def _leave_out(self, on_changed: Changed) -> None:
+        """The object is not what it was when it was listed: nothing of it stays, and no more of it is fetched."""
+        with self._lock:
+            if self._left_out:
+                return
+            self._left_out, self._noted = True, 0
+            if self._partial is not None:
+                self._partial.drop(self.file.key)
+        on_changed(self.file)
+
     def _note(self, index: int, digest: str) -> None:
         """A chunk is there; its digest was compared, where there is one to compare it with."""
         if self._durable:
             start_writing_back(self._descriptor, index * CHUNK_BYTES, CHUNK_BYTES)
         if self._partial is not None:
-            self._partial.note(self.file.key, index, Done((digest,)))
             with self._lock:
-                self._noted = max(self._noted, index + 1)
+                if not self._left_out:
+                    self._partial.note(self.file.key, index, Done((digest,)))
+                    self._noted = max(self._noted, index + 1)
 
     def _resume(self, partial: Partial) -> None:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""

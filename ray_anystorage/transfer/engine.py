@@ -8,7 +8,7 @@ from typing import Literal
 
 from ray_anystorage.events import Transferred, operation
 from ray_anystorage.transfer.budget import Budget, Cancel
-from ray_anystorage.transfer.download import Fetched, Fetching
+from ray_anystorage.transfer.download import Changed, Fetched, Fetching
 from ray_anystorage.transfer.files import Incoming, Outgoing, Stored
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.retry import Patience
@@ -28,6 +28,7 @@ def upload(
     on_progress: Callable[[int], None] | None = None,
     already: Collection[Stored] = (),
     on_stored: Callable[[Stored], None] | None = None,
+    on_changed: Callable[[Outgoing], None] | None = None,
     cancel: Cancel | None = None,
     patience: Patience | None = None,
     partial: Partial | None = None,
@@ -48,6 +49,9 @@ def upload(
         left alone, or copied on the store's own side.
     on_stored
         Called once for each file when the store has it, by any thread: a journal for a caller that tries again.
+    on_changed
+        Called once for each file that is gone, or shorter than it was, by any thread. Such a file is left out, and the
+        others go on; without this, it is an error.
     cancel
         Set it to end the transfer; requests under way are waited for, uploads under way aborted.
     patience
@@ -59,12 +63,14 @@ def upload(
     Returns
     -------
     tuple of Stored
-        In the order of ``files``.
+        In the order of ``files``, without those left out.
 
     Raises
     ------
+    SourceChangedError
+        A file is gone, or shrank; ``on_changed`` is not given.
     StorageError
-        The store refused or kept failing, or a file shrank. The first of several failures.
+        The store refused or kept failing. The first of several failures.
     OSError
         A file cannot be read.
     TransferCancelledError
@@ -72,7 +78,7 @@ def upload(
     """
     budget, size = budget or _budget(store, files), sum(file.size for file in files)
     with moving("sent", store, budget, cancel, patience, on_progress, partial, size=size) as session:
-        return Sending(session, files, on_stored).run(already)
+        return Sending(session, files, on_stored, on_changed).run(already)
 
 
 def download(
@@ -85,6 +91,7 @@ def download(
     patience: Patience | None = None,
     partial: Partial | None = None,
     on_fetched: Fetched | None = None,
+    on_changed: Changed | None = None,
     durable: bool = False,
 ) -> None:
     """Fetch files. Each target appears whole and verified, or not at all; its folders are made.
@@ -99,6 +106,9 @@ def download(
         Record of large files under way, by key: what an interrupted call fetched is not fetched again.
     on_fetched
         Called once for each file when its target is there, with the etag of that, by any thread.
+    on_changed
+        Called once for each file whose object is gone, shorter, or has another etag than was asked for, by any thread.
+        Such a file is left out, and the others go on; without this, it is an error.
     durable
         Sync each file before it gets its name, so that the name never stands for less after a power cut. The names
         themselves are for the caller to sync.
@@ -107,8 +117,8 @@ def download(
     ------
     DigestMismatchError
         What the store holds is not what the digests say; names the file and the chunk.
-    ShortReadError, ObjectMissingError
-        The object is shorter than said, or not there.
+    SourceChangedError, ShortReadError, ObjectMissingError
+        An object has another etag than was asked for, is shorter than said, or not there; ``on_changed`` is not given.
     StorageError
         The store refused or kept failing. The first of several failures.
     OSError
@@ -118,7 +128,7 @@ def download(
     """
     budget, size = budget or _budget(store, files), sum(file.size for file in files)
     with moving("fetched", store, budget, cancel, patience, on_progress, partial, size=size) as session:
-        Fetching(session, files, on_fetched, durable=durable).run()
+        Fetching(session, files, on_fetched, on_changed, durable=durable).run()
 
 
 def _budget(store: Store, files: Sequence[Outgoing] | Sequence[Incoming]) -> Budget:

@@ -36,7 +36,7 @@ class Stored:
 class Incoming:
     """A key and the local path it is to have; with digests, what arrives is compared with them.
 
-    With ``etag``, an object that has another by the time it is read is an error.
+    With ``etag``, an object that has another by the time it is read is not fetched.
     """
 
     key: str

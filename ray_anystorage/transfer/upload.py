@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import threading
@@ -17,13 +16,13 @@ from ray_anystorage.transfer.digest import ChunkHasher, chunks_of, chunks_of_fil
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
 from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.retry import Patience, persist
+from ray_anystorage.transfer.reuse import Known, by_content, same_content
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import ResumableUpload, Upload, check_key
 from ray_anystorage.transfer.workers import Task, run_tasks
 
 logger = logging.getLogger(__name__)
 
-_Known = dict[tuple[str, ...], list[Stored]]  # of one size, by the first chunk, if there is one
 _TICK = 0.1  # seconds between looks at the cancel flag
 _ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 
@@ -32,9 +31,13 @@ class Sending:
     """One call of :func:`ray_anystorage.transfer.engine.upload`."""
 
     def __init__(
-        self, session: Session, files: Sequence[Outgoing], on_stored: Callable[[Stored], None] | None = None
+        self,
+        session: Session,
+        files: Sequence[Outgoing],
+        on_stored: Callable[[Stored], None] | None = None,
+        on_changed: Callable[[Outgoing], None] | None = None,
     ) -> None:
-        self._session = session
+        self._session, self._on_changed = session, on_changed
         self._files = [_File(session, file, on_stored) for file in files]
 
     def run(self, already: Collection[Stored]) -> tuple[Stored, ...]:
@@ -47,18 +50,17 @@ class Sending:
             threads = session.threads(sum(len(file.parts) for file in to_send), largest)
             run_tasks(self._tasks(to_send), threads, session.cancel, session.budget.wanted)
             session.store.settle()
-        except BaseException:
-            self._abort()
-            raise
+        finally:
+            for file in self._files:
+                file.abort()
         return tuple(file.stored for file in self._files if file.stored is not None)
 
     def _reuse(self, already: Collection[Stored]) -> None:
-        session, known = self._session, dict[int, _Known]()
-        keys = {file.file.key for file in self._files}
-        for stored in already:
-            if stored.etag is not None and (stored.key in keys or session.store.copies(stored.size)):
-                known.setdefault(stored.size, {}).setdefault(stored.chunks[:1], []).append(stored)
-        tasks = [partial(file.reuse, known[file.file.size]) for file in self._files if file.file.size in known]
+        session, keys = self._session, {file.file.key for file in self._files}
+        copies = session.store.copies
+        known = by_content(held for held in already if held.etag and (held.key in keys or copies(held.size)))
+        files = [file for file in self._files if file.file.size in known]
+        tasks = [partial(self._unless_changed, file, partial(file.reuse, known[file.file.size])) for file in files]
         run_tasks(tasks, session.threads(len(tasks)), session.cancel, session.budget.wanted)
 
     def _tasks(self, files: list[_File]) -> Iterator[Task]:
@@ -68,23 +70,33 @@ class Sending:
             block = self._session.store.limits.piece_bytes
         for file in files:
             if file.file.size <= self._session.store.limits.single_bytes:
-                yield partial(file.send_whole, block)
+                yield partial(self._unless_changed, file, partial(file.send_whole, block))
             else:
-                yield from (partial(file.send_part, part, block) for part in file.parts)
+                for part in file.parts:
+                    yield partial(self._unless_changed, file, partial(file.send_part, part, block))
 
-    def _abort(self) -> None:
-        for file in self._files:
-            file.abort()
+    def _unless_changed(self, file: _File, task: Task) -> None:
+        """Do something for a file; where that is not what it was, leave it out, if the caller does without it."""
+        if file.left_out:
+            return
+        try:
+            task()
+        except SourceChangedError:
+            if self._on_changed is None:
+                raise
+            if file.leave_out():
+                self._on_changed(file.file)
 
 
 class _File:
-    """One file under way; ``stored`` is set when the store has it."""
+    """One file under way; ``stored`` is set when the store has it, ``left_out`` when it is not what it was."""
 
     def __init__(self, session: Session, file: Outgoing, on_stored: Callable[[Stored], None] | None) -> None:
         check_key(file.key)
         self.file = file
         self.parts = split(file.size, session.store.limits.max_parts)
         self.stored: Stored | None = None
+        self.left_out = False
         self._session = session
         self._on_stored = on_stored
         self._upload: Upload | None = None
@@ -93,9 +105,10 @@ class _File:
         self._missing = 0  # the first part that is
         self._lock = threading.Condition()
 
-    def reuse(self, known: _Known) -> None:
+    def reuse(self, known: Known) -> None:
         """Take what the store holds already, under this key or another, if it is what this file holds now."""
-        same = [stored for stored in _same_content(self._hashed(), known) if self._can_take(stored)]
+        key, copies = self.file.key, self._session.store.copies
+        same = [held for held in same_content(self._hashed(), known) if held.key == key or copies(held.size)]
         for stored in sorted(same, key=lambda stored: stored.key != self.file.key):
             try:
                 etag = self._taken(stored)
@@ -112,13 +125,13 @@ class _File:
 
     def _hashed(self) -> Iterator[str]:
         """The chunks of what the file holds now, each of them a sign of life."""
-        for chunk in chunks_of_file(self.file.path):
-            self._session.cancel.check()
-            self._session.advance(0)
-            yield chunk
-
-    def _can_take(self, stored: Stored) -> bool:
-        return stored.key == self.file.key or self._session.store.copies(stored.size)
+        try:
+            for chunk in chunks_of_file(self.file.path):
+                self._session.cancel.check()
+                self._session.advance(0)
+                yield chunk
+        except FileNotFoundError as error:
+            raise self._changed("is gone") from error
 
     def _taken(self, stored: Stored) -> str | None:
         """The etag of the object where the store still holds what it held then, which an equal size would not say."""
@@ -140,6 +153,8 @@ class _File:
     def send_part(self, part: Part, block: int) -> None:
         """Send one part; the one that ends last commits."""
         self._await_turn(part)  # without a buffer, which the part that all wait for needs
+        if self.left_out:
+            return
         upload = self._begun()
         with self._session.buffer(block) as buffer:
             if self._session.store.limits.in_pieces:
@@ -161,7 +176,7 @@ class _File:
         """Wait while the part is too far ahead. Earlier parts were taken before, so some thread has each of them."""
         most = self._session.store.limits.early_bytes
         with self._lock:
-            while most is not None and part.offset - self.parts[self._missing].offset > most:
+            while not self.left_out and most is not None and part.offset - self.parts[self._missing].offset > most:
                 self._session.cancel.check()
                 self._lock.wait(_TICK)
 
@@ -189,13 +204,21 @@ class _File:
                 at += len(piece)
         return (*chunks, *hasher.rest())
 
+    def leave_out(self) -> bool:
+        """Send no more of it; false where that was said before."""
+        with self._lock:
+            before, self.left_out = self.left_out, True
+            self._lock.notify_all()
+        return not before
+
     def abort(self) -> None:
         """Take back what was begun and not committed. A store that fails here keeps it, for ``unfinished`` to find."""
-        if self._resumable() is not None:  # for the next call to go on with
+        if self._upload is None or self.stored is not None:
             return
-        if self._upload is not None and self.stored is None:
-            with contextlib.suppress(StorageError):
-                persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
+        if self._resumable() is not None and not self.left_out:  # for the next call to go on with
+            return
+        with contextlib.suppress(StorageError):
+            persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
 
     def _begun(self) -> Upload:
         with self._lock:
@@ -249,7 +272,10 @@ class _File:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise self._changed("is gone") from error
         try:
             yield descriptor
         finally:
@@ -260,24 +286,14 @@ class _File:
         while filled < len(view):
             count = os.preadv(descriptor, [view[filled:]], offset + filled)
             if count == 0:
-                raise self._shrunk(offset + filled)
+                raise self._changed(f"ends at byte {offset + filled}, it had {self.file.size} bytes before")
             filled += count
 
-    def _shrunk(self, end: int) -> SourceChangedError:
+    def _changed(self, how: str) -> SourceChangedError:
         return SourceChangedError(
-            f"{self.file.path} ends at byte {end}, it had {self.file.size} bytes before",
+            f"{self.file.path} {how}",
             tier="local",
             place=self.file.path,
             tried=f"read it to store it as {self.file.key}",
             remedy="leave the files of a checkpoint alone until it is saved",
         )
-
-
-def _same_content(chunks: Iterator[str], known: _Known) -> list[Stored]:
-    """Those of the known that have these chunks; asks no further than the first that none of them has."""
-    first = tuple(itertools.islice(chunks, 1))
-    left, count = known.get(first, []), len(first)
-    while left and (chunk := next(chunks, None)) is not None:
-        left = [stored for stored in left if stored.chunks[count : count + 1] == (chunk,)]
-        count += 1
-    return [stored for stored in left if len(stored.chunks) == count]

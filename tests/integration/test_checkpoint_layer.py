@@ -34,6 +34,7 @@ from ray_anystorage.errors import (
     CheckpointUnreadableError,
     RankConflictError,
     RequestError,
+    SourceChangedError,
     UnsavableFileError,
 )
 from ray_anystorage.testing.s3_server import S3Server
@@ -272,7 +273,7 @@ def test_rays_own_note_is_kept_beside_the_data_and_may_change(tmp_path: Path) ->
 def test_a_failed_upload_leaves_no_manifest(tmp_path: Path, source: Path, bucket_store: S3Store) -> None:
     tree = scan(str(source))
     (source / "deep/er/still/x").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceChangedError, match="still/x is gone"):
         save(bucket_store, tree, Part("checkpoint_1", "a1", 0, 1))
     assert manifests_of(bucket_store, "checkpoint_1") == []
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from ray_anystorage.checkpoint.ownership import Owner
 from ray_anystorage.files import moving
 from ray_anystorage.files.record import Record
 from ray_anystorage.testing.s3_server import S3Server
+from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.posix_store import PosixStore
+from tests.harness.counting_proxy import counting_proxy
 from tests.harness.file_commands import FILES, MiB, done, make_files, make_site, refused, run, said
 from tests.harness.saved import content_of
 
@@ -92,7 +95,7 @@ def test_mv_keeps_a_file_that_has_two_names(site: Path) -> None:
 @pytest.mark.parametrize("target", ["artifact:data", "cluster:data"])
 def test_mv_keeps_what_changed_meanwhile(site: Path, after_copying: Any, target: str) -> None:
     after_copying(lambda: (site / "shared" / "data" / "a.bin").write_bytes(b"new"))
-    refused(1, "a.bin changed while they were copied", "mv", "shared:data", target)
+    refused(1, "a.bin changed or went away while they were copied", "mv", "shared:data", target)
     assert done("cat", "shared:data/a.bin") == "new"
     assert said("sync", "shared:data", target, "--dry-run")["same"] == len(FILES) - 1
 
@@ -143,7 +146,7 @@ def test_an_object_that_changed_since_it_was_listed_is_not_copied_and_the_others
             s3_server.client().put_object(Bucket=bucket, Key=f"team/data/{name}", Body=bytes(FILES[name]))
 
     around_copying(change, lambda: None)
-    refused(1, "a.bin, e f.txt changed while they were copied", command, "artifact:data", target)
+    refused(1, "a.bin, e f.txt changed or went away while they were copied", command, "artifact:data", target)
     there = {entry["path"] for entry in said("ls", "-r", target)["entries"]}
     assert there == set(FILES) - {"a.bin", "e f.txt"}
     assert said("du", "artifact:data/a.bin")["bytes"] == size
@@ -153,21 +156,77 @@ def test_an_object_that_changed_since_it_was_listed_is_not_copied_and_the_others
     assert again["same"] == len(FILES) - 2
 
 
-def test_a_copy_of_what_somebody_keeps_writing_to_is_given_up(
+def test_objects_that_changed_hold_up_no_other_and_nothing_is_fetched_twice(
     site: Path, s3_server: S3Server, bucket: str, around_copying: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few = {f"{number:02}.bin": os.urandom(1000) for number in range(20)}
+    large = {"kept.bin": os.urandom(5 * CHUNK_BYTES), "replaced.bin": os.urandom(3 * CHUNK_BYTES)}
+    for name, content in {**few, **large}.items():
+        (site / "shared" / "data" / name).write_bytes(content)
     done("cp", "shared:data", "artifact:data")
 
     def change() -> None:
-        for name in ("a.bin", "e f.txt"):
-            s3_server.client().put_object(Bucket=bucket, Key=f"team/data/{name}", Body=bytes(FILES[name]))
+        for name, content in {**few, "replaced.bin": large["replaced.bin"]}.items():
+            s3_server.client().put_object(Bucket=bucket, Key=f"team/data/{name}", Body=content[::-1])
 
-    monkeypatch.setattr(moving, "_MOST_CHANGED", 1)
     around_copying(change, lambda: None)
-    refused(1, "it was written over since it was listed", "cp", "artifact:data", "cluster:data")
+    with counting_proxy(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("RAY_ANYSTORAGE_ENDPOINT", proxy.endpoint)
+        refused(1, "00.bin, 01.bin, 02.bin, 03.bin, 04.bin", "cp", "artifact:data", "cluster:data")
+        fetched = {key.rpartition("/")[2]: size for key, size in proxy.fetched[""].items()}
+    assert fetched["kept.bin"] == len(large["kept.bin"])
+    assert all(fetched.get(name, 0) <= len(content) for name, content in {**few, **large}.items())
+    copied = {path for path, content in content_of(site / "cluster" / "data").items() if content is not None}
+    assert copied == {*FILES, "kept.bin"}, "nothing is under way either"
     around_copying(lambda: None, lambda: None)
+    monkeypatch.setenv("RAY_ANYSTORAGE_ENDPOINT", s3_server.endpoint)
+    again = said("cp", "artifact:data", "cluster:data")
+    assert {entry["path"] for entry in again["copied"]} == {*few, "replaced.bin"}
+    assert (site / "cluster" / "data" / "replaced.bin").read_bytes() == large["replaced.bin"][::-1]
+
+
+def test_a_large_object_that_changes_while_it_is_fetched_leaves_nothing(
+    site: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, note, noted = os.urandom(40 * CHUNK_BYTES), Partial.note, threading.Event()
+    (site / "shared" / "data" / "large.bin").write_bytes(content)
+    done("cp", "shared:data/large.bin", "artifact:data/")
+
+    def change(*given: Any) -> None:
+        note(*given)
+        if not noted.is_set():
+            noted.set()
+            s3_server.client().put_object(Bucket=bucket, Key="team/data/large.bin", Body=b"new")
+
+    monkeypatch.setattr(Partial, "note", change)
+    refused(1, "large.bin changed or went away while they were copied", "cp", "artifact:data", "cluster:data")
+    assert noted.is_set()
+    assert not list((site / "cluster").rglob("*.part"))
+    monkeypatch.setattr(Partial, "note", note)
     done("cp", "artifact:data", "cluster:data")
-    assert (site / "cluster" / "data" / "a.bin").read_bytes() == bytes(FILES["a.bin"])
+    assert content_of(site / "cluster" / "data") == {"large.bin": b"new"}
+
+
+@pytest.mark.parametrize("target", ["cluster:data", "artifact:elsewhere", "s3://{other}/data"])
+@pytest.mark.parametrize("source", ["shared:data", "artifact:data"])
+def test_files_that_go_away_after_they_were_listed_hold_up_no_other(
+    site: Path, s3_server: S3Server, bucket: str, around_copying: Any, source: str, target: str
+) -> None:
+    """As the checkpoints of a run that is going on do."""
+    target = target.format(other=s3_server.make_bucket())
+    done("cp", "shared:data", "artifact:data")
+
+    def remove() -> None:
+        for name in ("a.bin", "e f.txt"):
+            (site / "shared" / "data" / name).unlink()
+            s3_server.client().delete_object(Bucket=bucket, Key=f"team/data/{name}")
+
+    around_copying(remove, lambda: None)
+    refused(1, "a.bin, e f.txt changed or went away while they were copied", "cp", source, target)
+    there = {entry["path"] for entry in said("ls", "-r", target)["entries"]}
+    assert there == set(FILES) - {"a.bin", "e f.txt"}
+    around_copying(lambda: None, lambda: None)
+    assert said("cp", source, target)["copied"] == []
 
 
 def test_an_object_that_changes_after_it_was_copied_is_not_deleted(
