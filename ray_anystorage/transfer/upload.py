@@ -69,11 +69,9 @@ class Sending:
         if self._session.store.limits.in_pieces:
             block = self._session.store.limits.piece_bytes
         for file in files:
-            if file.file.size <= self._session.store.limits.single_bytes:
-                yield partial(self._unless_changed, file, partial(file.send_whole, block))
-            else:
-                for part in file.parts:
-                    yield partial(self._unless_changed, file, partial(file.send_part, part, block))
+            whole = file.file.size <= self._session.store.limits.single_bytes
+            for send in [file.send_whole] if whole else [partial(file.send_part, part) for part in file.parts]:
+                yield partial(self._unless_changed, file, partial(send, block))
 
     def _unless_changed(self, file: _File, task: Task) -> None:
         """Do something for a file; where that is not what it was, leave it out, if the caller does without it."""
@@ -131,7 +129,7 @@ class _File:
                 self._session.advance(0)
                 yield chunk
         except FileNotFoundError as error:
-            raise self._changed("is gone") from error
+            raise self._changed(f"{self.file.path} is gone") from error
 
     def _taken(self, stored: Stored) -> str | None:
         """The etag of the object where the store still holds what it held then, which an equal size would not say."""
@@ -215,10 +213,13 @@ class _File:
         """Take back what was begun and not committed. A store that fails here keeps it, for ``unfinished`` to find."""
         if self._upload is None or self.stored is not None:
             return
-        if self._resumable() is not None and not self.left_out:  # for the next call to go on with
+        resumable = self._resumable()
+        if resumable is not None and not self.left_out:  # for the next call to go on with
             return
         with contextlib.suppress(StorageError):
             persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
+            if resumable is not None:
+                resumable[0].end(self.file.key)
 
     def _begun(self) -> Upload:
         with self._lock:
@@ -273,25 +274,25 @@ class _File:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
         try:
-            descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
+            file = open(self.file.path, "rb", buffering=0)  # noqa: SIM115 - closed below
         except FileNotFoundError as error:
-            raise self._changed("is gone") from error
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+            raise self._changed(f"{self.file.path} is gone") from error
+        with file:
+            yield file.fileno()
 
     def _fill(self, descriptor: int, offset: int, view: memoryview) -> None:
         filled = 0
         while filled < len(view):
             count = os.preadv(descriptor, [view[filled:]], offset + filled)
             if count == 0:
-                raise self._changed(f"ends at byte {offset + filled}, it had {self.file.size} bytes before")
+                raise self._changed(
+                    f"{self.file.path} ends at byte {offset + filled}, it had {self.file.size} bytes before"
+                )
             filled += count
 
-    def _changed(self, how: str) -> SourceChangedError:
+    def _changed(self, reason: str) -> SourceChangedError:
         return SourceChangedError(
-            f"{self.file.path} {how}",
+            reason,
             tier="local",
             place=self.file.path,
             tried=f"read it to store it as {self.file.key}",

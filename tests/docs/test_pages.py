@@ -39,6 +39,14 @@ def test_the_message_of_an_entry_is_one_that_the_package_makes(name: str, messag
     assert [line for line in others if not is_said(line)] == []
 
 
+def test_the_other_messages_of_the_page_are_ones_that_the_package_makes() -> None:
+    others = set(re.findall(r"^```text\n(.*?)```", TROUBLE.read_text(), re.MULTILINE | re.DOTALL)) - {
+        m for _, m in ENTRIES
+    }
+    assert others
+    assert [line for message in others for line in message.splitlines() if not is_said(line)] == []
+
+
 def test_each_entry_has_a_message() -> None:
     assert len(ENTRIES) == TROUBLE.read_text().count("\n### ")
 

@@ -435,8 +435,8 @@ def use(site: dict[str, str], monkeypatch: pytest.MonkeyPatch, *but: str) -> Non
 # --- credentials that end ----------------------------------------------------------------------------
 
 
-def using_every_client(config: dict[str, Any]) -> int:
-    """For a while put and get with each client that was made at the beginning, and save checkpoints all along."""
+def using_every_client(config: dict[str, Any]) -> None:
+    """For a while, four times at least, put and get with each client made at the beginning, and save checkpoints."""
     import tempfile
 
     import botocore.session
@@ -449,7 +449,7 @@ def using_every_client(config: dict[str, Any]) -> int:
     assert isinstance(native, pyarrow.fs.S3FileSystem)
     boto, files, store = botocore.session.Session().create_client("s3"), s3fs.S3FileSystem(), S3Store(bucket)
     count = 0
-    while time.monotonic() < until:
+    while count < 4 or time.monotonic() < until:
         body = os.urandom(config["size"])
         directory = tempfile.mkdtemp()
         Path(directory, "weights").write_bytes(body)
@@ -464,7 +464,6 @@ def using_every_client(config: dict[str, Any]) -> int:
         with native.open_output_stream(f"{bucket}/by-pyarrow") as stream:
             stream.write(body)
         count += 1
-    return count
 
 
 @pytest.mark.parametrize(
@@ -497,7 +496,6 @@ def test_every_client_outlives_credentials_that_end(
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=config,
     ).fit()
-    assert result.return_value > 3
     assert len(sessions) > seconds / lifetime
     assert isinstance(result.checkpoint, Checkpoint)
     with result.checkpoint.as_directory() as directory:

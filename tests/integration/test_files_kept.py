@@ -207,6 +207,29 @@ def test_a_large_object_that_changes_while_it_is_fetched_leaves_nothing(
     assert content_of(site / "cluster" / "data") == {"large.bin": b"new"}
 
 
+def test_a_large_file_that_is_cut_off_while_it_is_sent_leaves_nothing(
+    site: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, note, noted = site / "shared" / "data" / "large.bin", Partial.note, threading.Event()
+    large.write_bytes(os.urandom(40 * CHUNK_BYTES))
+
+    def change(*given: Any) -> None:
+        note(*given)
+        if not noted.is_set():
+            noted.set()
+            os.truncate(large, CHUNK_BYTES)
+
+    monkeypatch.setattr(Partial, "note", change)
+    refused(1, "large.bin changed or went away while they were copied", "cp", "shared:data", "artifact:data")
+    assert noted.is_set()
+    assert not s3_server.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
+    assert not list((site / "local").rglob("*.parts"))
+    assert {entry["path"] for entry in said("ls", "-r", "artifact:data")["entries"]} == set(FILES)
+    monkeypatch.setattr(Partial, "note", note)
+    done("cp", "shared:data", "artifact:data")
+    assert said("du", "artifact:data/large.bin")["bytes"] == CHUNK_BYTES
+
+
 @pytest.mark.parametrize("target", ["cluster:data", "artifact:elsewhere", "s3://{other}/data"])
 @pytest.mark.parametrize("source", ["shared:data", "artifact:data"])
 def test_files_that_go_away_after_they_were_listed_hold_up_no_other(
