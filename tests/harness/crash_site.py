@@ -15,6 +15,7 @@ from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.crash_lab import ForkServer, Lab
 from tests.harness.crash_points import without_chance
 from tests.harness.crash_proxy import crash_proxy
+from tests.harness.s3 import artifact_env, keys_of
 
 # The cache names a run's folder by the last 40 characters of its home: so they are the same on every site.
 _LONG = "storage-of-a-site-with-a-name-of-over-forty-characters"
@@ -130,11 +131,8 @@ def crash_site(root: Path, place: str, forks: ForkServer, server: S3Server | Non
             proxy = stack.enter_context(crash_proxy(server.endpoint))
             client, bucket = server.client(), server.make_bucket()
             env |= {
-                "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/{_LONG}",
-                "RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint,
-                "RAY_ANYSTORAGE_REGION": server.region,
-                "AWS_ACCESS_KEY_ID": server.access_key,
-                "AWS_SECRET_ACCESS_KEY": server.secret_key,
+                **artifact_env(server, f"{bucket}/{_LONG}", endpoint=proxy.endpoint),
+                **keys_of(server),
             }
         roots = {"mount": str(mount), "node": str(node)}
         site = Site(root, Lab(forks, env, roots, proxy), bucket, client)

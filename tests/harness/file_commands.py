@@ -14,6 +14,7 @@ from ray_anystorage.checkpoint import node
 from ray_anystorage.cli.main import main
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import leave_clean
+from tests.harness.s3 import artifact_env
 
 MiB = 1 << 20
 FILES = {"a.bin": 3 * MiB, "sub/b.bin": 17 * MiB, "sub/c.txt": 5, "sub/deep/d.txt": 0, "e f.txt": 7}
@@ -35,9 +36,7 @@ def make_site(tmp_path: Path, s3_server: S3Server, bucket: str, monkeypatch: pyt
 def site_env(folder: Path, server: S3Server, bucket: str) -> dict[str, str]:
     return {
         **server.env(),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team",
-        "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
-        "RAY_ANYSTORAGE_REGION": server.region,
+        **artifact_env(server, f"{bucket}/team"),
         "HOME": str(folder),
         **{f"RAY_ANYSTORAGE_{t.upper()}_STORAGE": str(folder / t) for t in ("cluster", "shared", "local")},
     }

@@ -23,6 +23,7 @@ from ray_anystorage.train.hooks import _CheckpointManagerState
 from ray_anystorage.transfer.posix_store import PosixStore
 from ray_anystorage.transfer.store import Store
 from tests.harness.ray_cluster import leave_clean
+from tests.harness.s3 import artifact_env, keys_of
 
 FOLDER = "team/artifacts"
 
@@ -157,12 +158,8 @@ def settings_of(root: Path, server: S3Server, bucket: str) -> Mapping[str, str]:
         **nowhere,
         "HOME": str(root),
         "RAY_ANYSTORAGE_CLUSTER_STORAGE": str(root / "cluster"),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/{FOLDER}",
-        "RAY_ANYSTORAGE_ENDPOINT": server.endpoint,
-        "RAY_ANYSTORAGE_REGION": server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
-        "AWS_ACCESS_KEY_ID": server.access_key,
-        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        **artifact_env(server, f"{bucket}/{FOLDER}"),
+        **keys_of(server),
     }
 
 

@@ -39,6 +39,7 @@ from ray_anystorage.testing.s3_sessions import ROLE
 from ray_anystorage.transfer.agent_file import AgentFile
 from ray_anystorage.transfer.pyarrow_fs import FileSystemRecipe, RecipeS3FileSystem, StoreFileSystem, build
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
+from tests.harness.s3 import artifact_env, keys_of
 from tests.harness.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -103,13 +104,9 @@ print("RESULT", json.dumps({"n": number, "names": result.return_value}))
 def site(s3_server: S3Server, bucket: str, tmp_path: Path) -> dict[str, str]:
     """Variables of a site whose artifact folder is in the bucket, with keys for the driver."""
     return {
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/org/artifacts",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
+        **artifact_env(s3_server, f"{bucket}/org/artifacts"),
         "HOME": str(tmp_path),
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **keys_of(s3_server),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import clean_environment
+from tests.harness.s3 import artifact_env, keys_of
 
 COMMAND = str(Path(sys.executable).parent / "ray-anystorage")
 PLANTED = "planted-secret-9f8e7d6c5b4a"
@@ -39,11 +40,8 @@ def with_bucket(site: dict[str, str], s3_server: S3Server, bucket: str) -> dict[
     """The same with an artifact folder in the S3 server, and static keys in the environment."""
     return {
         **site,
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team/artifacts",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **artifact_env(s3_server, f"{bucket}/team/artifacts"),
+        **keys_of(s3_server),
     }
 
 

@@ -37,6 +37,7 @@ from ray_anystorage.train.node_check import Needs, check_node
 from ray_anystorage.train.preflight import check_nodes
 from tests.harness.mounts import read_only, tmpfs
 from tests.harness.ray_cluster import clean_environment, free_port, leave_clean
+from tests.harness.s3 import artifact_env, keys_of
 from tests.harness.two_nodes import TwoNodes, two_nodes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -255,13 +256,9 @@ def test_a_local_disk_that_cannot_be_written(site: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def with_bucket(site: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("RAY_ANYSTORAGE_ARTIFACT_STORAGE", f"s3://{bucket}/team")
-    monkeypatch.setenv("RAY_ANYSTORAGE_ENDPOINT", s3_server.endpoint)
-    monkeypatch.setenv("RAY_ANYSTORAGE_REGION", s3_server.region)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
-    monkeypatch.setenv("RAY_ANYSTORAGE_CREDENTIALS", "env")
-    monkeypatch.setenv("RAY_ANYSTORAGE_PROBE_TIMEOUT", "60")  # on a busy machine too, the bucket is one that works
+    env = {**artifact_env(s3_server, f"{bucket}/team"), **keys_of(s3_server), "RAY_ANYSTORAGE_CREDENTIALS": "env"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
     return bucket
 
 

@@ -27,6 +27,7 @@ from tests.harness.faulty_proxy import faulty_proxy
 from tests.harness.mounts import cannot
 from tests.harness.own_driver import LARGE, TRAINER, TUNER, run_driver
 from tests.harness.ray_cluster import RayCluster, leave_clean
+from tests.harness.s3 import keys_of
 from tests.harness.watching_proxy import Seen, WatchingProxy, outside, watching_proxy
 
 FOLDER = "team a/x"  # a blank, too: it is written %20 on its way
@@ -37,8 +38,7 @@ ENCRYPTED = {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encry
 
 def keys_for(s3_server: S3Server, endpoint: str, home: Path) -> dict[str, str]:
     return {
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **keys_of(s3_server),
         "RAY_ANYSTORAGE_ENDPOINT": endpoint,
         "RAY_ANYSTORAGE_REGION": s3_server.region,
         "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works

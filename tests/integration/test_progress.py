@@ -22,6 +22,7 @@ import pytest
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.faulty_proxy import Fault, faulty_proxy
 from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.s3 import artifact_env, keys_of
 
 pytestmark = [pytest.mark.needs_ray, pytest.mark.soak]
 
@@ -95,14 +96,10 @@ def slow(s3_server: S3Server, bucket: str, tmp_path: Path) -> Iterator[tuple[Slo
         yield (
             rule,
             {
-                "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team",
+                **artifact_env(s3_server, f"{bucket}/team", endpoint=proxy.endpoint),
                 "RAY_ANYSTORAGE_LOCAL_STORAGE": str(tmp_path / "local"),
                 "RAY_ANYSTORAGE_CACHE_SHARE": "0",
-                "RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint,
-                "RAY_ANYSTORAGE_REGION": s3_server.region,
-                "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",
-                "AWS_ACCESS_KEY_ID": s3_server.access_key,
-                "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+                **keys_of(s3_server),
                 "HOME": str(tmp_path),
                 "PYTHONUNBUFFERED": "1",
             },

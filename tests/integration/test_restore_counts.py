@@ -36,6 +36,7 @@ from ray_anystorage.transfer.digest import CHUNK_BYTES
 from tests.harness.counting_proxy import PHASE, CountingProxy, counting_proxy
 from tests.harness.ray_cluster import leave_clean
 from tests.harness.run_homes import Home
+from tests.harness.s3 import artifact_env, keys_of
 from tests.unit.test_locks import wait_for_waiter
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -75,14 +76,10 @@ def site(
     for name, value in {
         "HOME": str(tmp_path),
         "RAY_ANYSTORAGE_LOCAL_STORAGE": str(tmp_path / "local"),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/artifacts",
-        "RAY_ANYSTORAGE_ENDPOINT": proxy.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
+        **artifact_env(s3_server, f"{bucket}/artifacts", endpoint=proxy.endpoint),
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
         "RAY_ANYSTORAGE_THRESHOLD": "100kB",
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **keys_of(s3_server),
     }.items():
         monkeypatch.setenv(name, value)
     return monkeypatch

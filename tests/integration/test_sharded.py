@@ -31,6 +31,7 @@ from ray_anystorage.transfer.segments import Segment, cut_evenly  # noqa: E402
 from tests.harness.counting_proxy import counting_proxy  # noqa: E402
 from tests.harness.faulty_proxy import FaultyProxy, faulty_proxy, share  # noqa: E402
 from tests.harness.ray_cluster import clean_environment, leave_clean  # noqa: E402
+from tests.harness.s3 import artifact_env  # noqa: E402
 from tests.harness.torch_ranks import one_process, run_ranks  # noqa: E402
 from tests.harness.waiting import wait_until  # noqa: E402
 
@@ -45,9 +46,7 @@ def site(tmp_path: Path, s3_server: S3Server, bucket: str, monkeypatch: pytest.M
     (tmp_path / "shared").mkdir()
     env = {
         **s3_server.env(),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
+        **artifact_env(s3_server, f"{bucket}/team"),
         "RAY_ANYSTORAGE_SHARED_STORAGE": str(tmp_path / "shared"),
     }
     for name, value in env.items():

@@ -23,6 +23,7 @@ from ray_anystorage.testing.s3_server import S3Server  # noqa: E402
 from ray_anystorage.transfer.digest import CHUNK_BYTES  # noqa: E402
 from tests.harness.ray_cluster import RayCluster  # noqa: E402
 from tests.harness.run_homes import Home, Site, site  # noqa: E402
+from tests.harness.s3 import artifact_env  # noqa: E402
 from tests.harness.saved import NAME, PART, Place, flipped, home_in, opened  # noqa: E402
 
 __all__ = ["site"]
@@ -145,9 +146,7 @@ def test_workers_of_a_run_save_with_its_credentials(
     env = {
         **keys,
         "HOME": str(tmp_path),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/team",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
+        **artifact_env(s3_server, f"{bucket}/team"),
     }
     done = ray_cluster.run_driver(WORKERS_SAVE, mode, env=env)
     assert "RESULT ok" in done.stdout, done.stdout + done.stderr

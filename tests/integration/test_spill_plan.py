@@ -18,6 +18,7 @@ from ray_anystorage.recipe import StorageRecipe
 from ray_anystorage.resolve import resolve
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import leave_clean
+from tests.harness.s3 import artifact_env, keys_of
 
 WRONG = "planted-secret-0123456789abcdef"
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -31,14 +32,10 @@ def site(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.M
     for name, value in {
         "HOME": str(tmp_path),
         "RAY_ANYSTORAGE_CLUSTER_STORAGE": str(tmp_path / "cluster"),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/folder",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
+        **artifact_env(s3_server, f"{bucket}/folder"),
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
         "RAY_ANYSTORAGE_THRESHOLD": "1MB",
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **keys_of(s3_server),
     }.items():
         monkeypatch.setenv(name, value)
     return monkeypatch

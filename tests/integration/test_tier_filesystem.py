@@ -29,6 +29,7 @@ from ray_anystorage import errors
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.tier_filesystem import AnyStorageFileSystem
 from tests.harness.ray_cluster import RayCluster, clean_environment, leave_clean
+from tests.harness.s3 import artifact_env
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,7 @@ def site(tmp_path: Path, s3_server: S3Server, folder: str, monkeypatch: pytest.M
     (tmp_path / "shared").mkdir()
     env = {
         **s3_server.env(),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{folder}",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
+        **artifact_env(s3_server, folder),
         "RAY_ANYSTORAGE_SHARED_STORAGE": str(tmp_path / "shared"),
     }
     for name, value in env.items():

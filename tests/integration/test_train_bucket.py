@@ -15,6 +15,7 @@ import ray_anystorage as anystorage
 from ray_anystorage import errors
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import RayCluster, clean_environment
+from tests.harness.s3 import artifact_env, keys_of
 
 pytestmark = pytest.mark.needs_ray
 
@@ -66,16 +67,9 @@ def run(
 def site(s3_server: S3Server, bucket: str, tmp_path: Path) -> dict[str, str]:
     """Variables of a site whose artifact folder is in the bucket, without any credentials."""
     return {
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/org/artifacts",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
+        **artifact_env(s3_server, f"{bucket}/org/artifacts"),
         "HOME": str(tmp_path),
     }
-
-
-def keys_of(s3_server: S3Server) -> dict[str, str]:
-    return {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
 
 
 def everything_in(s3_server: S3Server, bucket: str) -> dict[str, bytes]:

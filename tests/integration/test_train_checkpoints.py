@@ -10,6 +10,7 @@ import pytest
 
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import RayCluster
+from tests.harness.s3 import artifact_env, keys_of
 
 pytestmark = pytest.mark.needs_ray
 
@@ -65,14 +66,10 @@ def site(s3_server: S3Server, bucket: str, tmp_path: Path) -> dict[str, str]:
     return {
         "RAY_ANYSTORAGE_CLUSTER_STORAGE": str(tmp_path / "cluster"),
         "RAY_ANYSTORAGE_LOCAL_STORAGE": str(tmp_path / "none"),
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/artifacts",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
+        **artifact_env(s3_server, f"{bucket}/artifacts"),
         "RAY_ANYSTORAGE_CREDENTIALS": "env",
         "RAY_ANYSTORAGE_THRESHOLD": "100kB",
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **keys_of(s3_server),
         "HOME": str(tmp_path),
     }
 

@@ -9,6 +9,7 @@ import pytest
 
 from ray_anystorage.testing.s3_server import S3Server
 from tests.harness.ray_cluster import RayCluster
+from tests.harness.s3 import artifact_env, keys_of
 
 pytestmark = pytest.mark.needs_ray
 
@@ -56,12 +57,8 @@ def test_in_a_bucket_without_a_secret_in_tunes_own_state(
     ray_cluster: RayCluster, s3_server: S3Server, bucket: str
 ) -> None:
     env = {
-        "RAY_ANYSTORAGE_ARTIFACT_STORAGE": f"s3://{bucket}/folder",
-        "RAY_ANYSTORAGE_ENDPOINT": s3_server.endpoint,
-        "RAY_ANYSTORAGE_REGION": s3_server.region,
-        "RAY_ANYSTORAGE_PROBE_TIMEOUT": "60",  # on a busy machine too, the bucket is one that works
-        "AWS_ACCESS_KEY_ID": s3_server.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        **artifact_env(s3_server, f"{bucket}/folder"),
+        **keys_of(s3_server),
     }
     result, output = run(ray_cluster, env, checkpoint_size="12GB", credentials="env")
     assert (result["score"], result["content"]) == (4, 4)
