@@ -61,65 +61,57 @@ class FileSystemRecipe:
     copies_folders: bool = False
 
 
-class RecipeS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]
+class _OfRecipe:
+    """What these file systems share: each pickles as its recipe, and in a controller its user is asked what goes."""
+
+    recipe: FileSystemRecipe
+    carried: Any = None  # whatever its user attached; it travels with it
+    on_delete: OnDelete | None = None
+
+    def delete_dir(self, path: str) -> None:
+        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
+        parent: Any = super()
+        if self.on_delete is None:
+            parent.delete_dir(path)
+        else:
+            self.on_delete(path, lambda: parent.delete_dir(path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.carried is None:
+            return build, (self.recipe,)
+        return _loaded, (self.recipe, self.carried)
+
+
+class _Native(_OfRecipe):
+    """One of pyarrow's own clients."""
+
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        """Do nothing: a bucket has no folders, and pyarrow would write a marker at every level above the path."""
+
+
+class RecipeS3FileSystem(_Native, pyarrow.fs.S3FileSystem):  # type: ignore[misc]
     """An S3 file system that pickles as its recipe."""
 
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_s3_arguments(recipe))
         self.recipe = recipe
-        self.carried: Any = None  # whatever its user attached; it travels with it
-        self.on_delete: OnDelete | None = None
-
-    def delete_dir(self, path: str) -> None:
-        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
-        parent: Any = super()
-        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
-
-    def create_dir(self, path: str, *, recursive: bool = True) -> None:
-        """Do nothing: a bucket has no folders, and pyarrow would write a marker at every level above the path."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _pickled(self)
 
 
-class RecipeGcsFileSystem(pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
+class RecipeGcsFileSystem(_Native, pyarrow.fs.GcsFileSystem):  # type: ignore[misc]
     """A GCS file system that pickles as its recipe."""
 
     def __init__(self, recipe: FileSystemRecipe) -> None:
         super().__init__(**_gcs_arguments(recipe))
         self.recipe = recipe
-        self.carried: Any = None  # whatever its user attached; it travels with it
-        self.on_delete: OnDelete | None = None
-
-    def delete_dir(self, path: str) -> None:
-        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
-        parent: Any = super()
-        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
-
-    def create_dir(self, path: str, *, recursive: bool = True) -> None:
-        """Do nothing, as for S3."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _pickled(self)
 
 
-class StoreFileSystem(pyarrow.fs.PyFileSystem):  # type: ignore[misc]
+class StoreFileSystem(_OfRecipe, pyarrow.fs.PyFileSystem):  # type: ignore[misc]
     """A file system over this package's own store, for what pyarrow cannot ask of one; pickles as its recipe."""
 
     def __init__(self, recipe: FileSystemRecipe) -> None:
         bucket = BucketRecipe(replace(recipe.address, prefix=""), "ambient", "what this process has", recipe.env_vars)
         super().__init__(StoreHandler(bucket, Patience(give_up_after=recipe.request_timeout)))
         self.recipe = recipe
-        self.carried: Any = None  # whatever its user attached; it travels with it
-        self.on_delete: OnDelete | None = None
-
-    def delete_dir(self, path: str) -> None:
-        """Delete a folder; in the controller of a run, ``on_delete`` decides what that means for a checkpoint's."""
-        parent: Any = super()
-        _deleted(self.on_delete, path, lambda: parent.delete_dir(path))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _pickled(self)
 
 
 def build(recipe: FileSystemRecipe) -> Any:
@@ -155,12 +147,6 @@ def shared(recipe: FileSystemRecipe, carried: Hashable, _process: int) -> Any:
     return built
 
 
-def _pickled(filesystem: Any) -> tuple[Any, ...]:
-    if filesystem.carried is None:
-        return build, (filesystem.recipe,)
-    return _loaded, (filesystem.recipe, filesystem.carried)
-
-
 def _loaded(recipe: FileSystemRecipe, carried: Hashable) -> Any:
     return shared(recipe, carried, os.getpid())
 
@@ -182,13 +168,6 @@ def _is_outranked(recipe: FileSystemRecipe) -> bool:
     if recipe.address.scheme != "s3" or address_in(dict(recipe.env_vars)) is None:
         return False
     return any(source.kind in _BEFORE_AGENTS for source in find_sources(recipe.address, process_environment()))
-
-
-def _deleted(on_delete: OnDelete | None, path: str, plainly: Callable[[], None]) -> None:
-    if on_delete is None:
-        plainly()
-    else:
-        on_delete(path, plainly)
 
 
 def _s3_arguments(recipe: FileSystemRecipe) -> dict[str, Any]:
