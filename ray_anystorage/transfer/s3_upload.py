@@ -6,14 +6,16 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_anystorage.errors import BucketError, ObjectMissingError, StorageError
+from ray_anystorage.errors import BucketError, ObjectMissingError, StorageError, StoreUnavailableError
+from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.files import Part
-from ray_anystorage.transfer.retry import Transient
+from ray_anystorage.transfer.retry import Patience, Transient, persist
 from ray_anystorage.transfer.s3_checks import crc32_of
+from ray_anystorage.transfer.workers import run_tasks
 
 if TYPE_CHECKING:
     from ray_anystorage.transfer.s3_store import S3Store
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _OPERATION = "multipart upload"
 COPY_PART_BYTES = 1 << 30  # copied by one request within the read timeout: stores copy 100 MB/s and more
 _COPIES_AT_ONCE = 8
+_PART_PATIENCE = Patience(give_up_after=30.0)  # seconds; a caller that is cancelled meanwhile waits for them
 _MOST_PARTS = 10_000
 _MARK = "anystorage"  # of the metadata that says which upload made an object
 _REFUSALS = 10  # to complete an upload, before they are believed
@@ -90,14 +93,24 @@ class S3Upload:
             self._tags[part.index] = answer["CopyPartResult"]["ETag"]
 
     def copy_all(self, source: Mapping[str, Any]) -> str | None:
-        """Copy all of an object of this upload's size, several parts at once, and commit."""
+        """Copy all of an object of this upload's size, several parts at once, and commit.
+
+        A part that fails is tried again by itself: of a hundred, some would fail each time. A store that is out of
+        order for longer ends all of it, and how long that is outlasted is the caller's to say.
+        """
         step = max(COPY_PART_BYTES, -(-self._size // _MOST_PARTS))
         parts = [Part(index, at, min(step, self._size - at)) for index, at in enumerate(range(0, self._size, step))]
+        budget, cancel = Budget(requests=_COPIES_AT_ONCE, first_requests=_COPIES_AT_ONCE), Cancel()
+
+        def copied(part: Part) -> None:
+            persist(partial(self.copy_part, part, source), budget, cancel, _PART_PATIENCE)
+
         try:
-            with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
-                for _ in pool.map(lambda part: self.copy_part(part, source), parts):
-                    pass
-            return self.commit()
+            run_tasks((partial(copied, part) for part in parts), _COPIES_AT_ONCE, cancel)
+            return persist(self.commit, budget, cancel, _PART_PATIENCE)
+        except StoreUnavailableError as error:
+            self.abort()
+            raise Transient(error) from error
         except BaseException:
             self.abort()
             raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,11 @@ from ray_anystorage.testing.store_files import (
     transfer_threads,
     write_files,
 )
+from ray_anystorage.transfer import s3_store, s3_upload
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.engine import download, upload
-from ray_anystorage.transfer.files import Incoming
+from ray_anystorage.transfer.files import Incoming, Outgoing
 from ray_anystorage.transfer.retry import Patience
 from ray_anystorage.transfer.s3_store import S3Store
 from ray_anystorage.transfer.verify import verify
@@ -60,6 +63,30 @@ def test_transfers_survive(store: S3Store, proxy: FaultyProxy, tmp_path: Path, f
     assert same_content(files, tmp_path / "target")
     assert list(store.unfinished("")) == []
     assert leftovers(tmp_path / "target") == []
+
+
+def test_a_part_of_a_copy_that_fails_is_tried_again_by_itself(
+    store: S3Store, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (s3_store, s3_upload):
+        monkeypatch.setattr(module, "COPY_PART_BYTES", CHUNK_BYTES)
+    (large,) = upload(store, write_files(tmp_path / "source", {"large": 5 * CHUNK_BYTES + 17}))
+    proxy.requests.clear()
+    seen: Counter[str] = Counter()
+
+    def first_of_each(method: str, path: str) -> Fault | None:
+        seen[f"{method} {path}"] += 1
+        return "503" if seen[f"{method} {path}"] == 1 and ("partNumber" in path or method == "POST") else None
+
+    proxy.rule = first_of_each
+    etag = store.copy("large", "copy", large.etag, large.size)
+    assert [count for path, count in seen.items() if "uploads" in path] == [2]
+    assert [count for path, count in seen.items() if "partNumber" in path] == [2] * 6
+    proxy.rule = lambda method, path: None
+    assert (store.size("copy"), store.etag("copy")) == (large.size, etag)
+    download(store, [replace(one, key="copy") for one in incoming([large], tmp_path / "target")])
+    assert same_content([Outgoing(str(tmp_path / "source" / "large"), "large", large.size)], tmp_path / "target")
+    assert list(store.unfinished("")) == []
 
 
 def test_bits_that_flip_on_the_way_are_no_damage_and_damage_is_found_at_once(
