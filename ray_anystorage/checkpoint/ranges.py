@@ -6,10 +6,10 @@ import io
 from collections.abc import Callable
 
 from ray_anystorage.checkpoint.contents import StoredFile
-from ray_anystorage.checkpoint.small_files import patiently
 from ray_anystorage.errors import CheckpointCorruptedError, DigestMismatchError, ObjectMissingError, ShortReadError
 from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_digest
+from ray_anystorage.transfer.engine import moving
 from ray_anystorage.transfer.store import Store
 
 
@@ -78,7 +78,9 @@ class RangeReader(io.RawIOBase):
                 suspicion.of(digest, self._mismatch(index))
 
         try:
-            patiently(fetch_and_compare)
+            with moving("fetched", self._store, size=len(data)) as session:
+                session.persist(fetch_and_compare)
+                session.advance(len(data))
         except (DigestMismatchError, ShortReadError, ObjectMissingError) as error:
             damaged = CheckpointCorruptedError(f"{self._file.path} is damaged: {error}")
             self._on_damage(damaged)

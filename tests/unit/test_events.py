@@ -30,6 +30,7 @@ from ray_anystorage.events import (
     What,
 )
 from ray_anystorage.origin import Origin
+from ray_anystorage.transfer.digest import CHUNK_BYTES
 from ray_anystorage.transfer.engine import download, upload
 from ray_anystorage.transfer.files import Incoming, Outgoing
 from ray_anystorage.transfer.open_store import MountRecipe
@@ -88,6 +89,22 @@ def test_saves_and_restores_tell_where(tmp_path: Path, heard: list[Event]) -> No
         ("restore", None, "one"),
         ("verify", "restore", "one"),
     ]
+
+
+def test_reading_a_file_of_a_checkpoint_tells_each_chunk_that_is_fetched(tmp_path: Path, heard: list[Event]) -> None:
+    source, home = tmp_path / "source", MountRecipe(str(tmp_path / "home"))
+    source.mkdir()
+    (source / "file").write_bytes(bytes(SIZE))
+    Saver(home.open(), 1 << 40).save(str(source), Part("one", "a1", 0, 1, 1))
+    commit(home.open(), "one", "a1", report=1)
+    heard.clear()
+    with Origin(home, None, "one", "a1").opened(node=Node(str(tmp_path / "node"), "s1", 0.5)).open("file") as file:
+        file.seek(SIZE - 5)
+        assert file.read(1) == b"\0"
+        file.seek(0)
+        assert file.read() == bytes(SIZE)
+    fetched = [Transferred("fetched", "mount", size, 0, 0) for size in (SIZE - CHUNK_BYTES, CHUNK_BYTES)]
+    assert outcomes(heard, Transferred) == [*fetched, fetched[0]]
 
 
 def test_a_listener_that_fails_ends_nothing(heard: list[Event], caplog: pytest.LogCaptureFixture) -> None:
