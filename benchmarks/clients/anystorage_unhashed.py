@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.clients import anystorage
 from benchmarks.target import Target
-from ray_anystorage.transfer import upload
+from ray_anystorage.transfer import outgoing_file
 
 
 class _NoHasher:
@@ -24,7 +24,7 @@ class Client(anystorage.Client):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        names: Any = upload
+        names: Any = outgoing_file
         names.ChunkHasher = _NoHasher
         names.chunks_of = lambda data: ()
         names.file_digest = lambda size, chunks: ""

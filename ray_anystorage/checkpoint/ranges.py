@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 
 from ray_anystorage.checkpoint.contents import StoredFile
+from ray_anystorage.checkpoint.small_files import PATIENCE
 from ray_anystorage.errors import CheckpointCorruptedError, DigestMismatchError, ObjectMissingError, ShortReadError
 from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_digest
@@ -78,7 +79,7 @@ class RangeReader(io.RawIOBase):
                 suspicion.of(digest, self._mismatch(index))
 
         try:
-            with moving("fetched", self._store, size=len(data)) as session:
+            with moving("fetched", self._store, patience=PATIENCE, size=len(data)) as session:
                 session.persist(fetch_and_compare)
                 session.advance(len(data))
         except (DigestMismatchError, ShortReadError, ObjectMissingError) as error:

@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 _AT_ONCE = 16
 _TIMES, _READS = 3, 30  # that the same wrong bytes come, and any wrong ones, before they are taken for what is stored
-_PATIENCE = Patience(give_up_after=120.0)
+PATIENCE = Patience(give_up_after=120.0)
 
 
 def patiently(request: Callable[[], T]) -> T:
     """Make a request that stands alone; raises :class:`ray_anystorage.errors.StorageError` when patience ends."""
-    return persist(request, Budget(), Cancel(), _PATIENCE)
+    return persist(request, Budget(), Cancel(), PATIENCE)
 
 
 def names_below(store: Store, folder: str) -> dict[str, int]:

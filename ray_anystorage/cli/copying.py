@@ -40,7 +40,8 @@ def cp(source: str, target: str, **said: Any) -> None:
     \b
     Exit codes:
       0  all of it is there
-      1  a place fails; what was copied until then stays, and is not copied again
+      1  a place fails, or files changed or went away meanwhile, which are named; what was copied stays, and is not
+         copied again
       2  there is nothing at SOURCE, or a place cannot be meant
     """
     with failures_shown(as_json=said["as_json"], of_system=True):
@@ -97,7 +98,7 @@ def mv(source: str, target: str, **said: Any) -> None:
     \b
     Exit codes:
       0  all of it is there, and no longer at SOURCE
-      1  a place fails, files changed meanwhile, or a run at SOURCE is going on
+      1  a place fails, files changed or went away meanwhile, or a run at SOURCE is going on
       2  there is nothing at SOURCE, it may not be deleted, or a place cannot be meant
     """
     from ray_anystorage.files.guard import check_delete

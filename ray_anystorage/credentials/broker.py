@@ -106,19 +106,18 @@ class Broker:
     def close(self) -> None:
         """End this node's agent, and ask the source only where somebody asks; :meth:`serve_here` begins again."""
         with self._lock:
-            agent, self._agent = self._agent, None
-            if agent is None:
-                return
-            self._ended.set()
-            self._takers.remove(agent.take)
-        agent.close()
-        atexit.unregister(self.close)
+            if self._agent is not None:
+                self._ended.set()
+                self._takers.remove(self._agent.take)
+                atexit.unregister(self._agent.close)
+                self._agent.close()
+                self._agent = None
 
     def _started(self, lease: Lease) -> Agent:
         held, self._held = self._held, None
         agent = Agent(self.address, self.token, held)
         agent.start(lease)
-        atexit.register(self.close)
+        atexit.register(agent.close)
         self._takers.append(agent.take)
         self._ended = threading.Event()
         threading.Thread(target=self._keep, args=[self._ended], name="anystorage-broker", daemon=True).start()

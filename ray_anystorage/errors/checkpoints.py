@@ -23,7 +23,7 @@ class DigestMismatchError(StorageError):
 
 
 class SourceChangedError(StorageError):
-    """A file changed while it was being sent or fetched."""
+    """A file changed, or went away, while it was being sent or fetched."""
 
 
 class StoreUnavailableError(StorageError, ConnectionError):

@@ -11,7 +11,7 @@ from functools import partial
 
 from ray_anystorage.checkpoint.node import current
 from ray_anystorage.checkpoint.small_files import patiently
-from ray_anystorage.errors import ObjectMissingError, SourceChangedError
+from ray_anystorage.errors import MountMissingError, ObjectMissingError, SourceChangedError
 from ray_anystorage.files.entries import Entry
 from ray_anystorage.files.plan import Copy
 from ray_anystorage.files.record import Copied, Record
@@ -49,7 +49,7 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
         Files changed since they were listed, or went away; the others are copied. What of a file on a disk is in the
         target may be of both contents, and is not noted; an object that changed is not copied.
     """
-    job, from_mount = _Job(source.open(), target.open(), record, on_progress), isinstance(source.recipe, MountRecipe)
+    job, from_mount = _Job(source, target, record, on_progress), isinstance(source.recipe, MountRecipe)
     if isinstance(target.recipe, MountRecipe):
         wrong = job.fetch(copies)
     elif from_mount:
@@ -59,26 +59,33 @@ def copy(source: Spot, target: Spot, copies: Sequence[Copy], record: Record, on_
     else:
         wrong = [entry for batch in _batches(copies) for entry in job.relay(batch)]
     if from_mount:
-        wrong += job.look_again(source, copies)
+        wrong += job.look_again(copies)
     refuse_changed(source, sorted(set(wrong), key=lambda entry: entry.path))
 
 
 class _Job:
     """One copy of many files."""
 
-    def __init__(self, source: Store, target: Store, record: Record, on_progress: Progress) -> None:
-        self._source, self._target, self._record, self._on_progress = source, target, record, on_progress
+    def __init__(self, source: Spot, target: Spot, record: Record, on_progress: Progress) -> None:
+        self._place, self._source, self._target = source, source.open(), target.open()
+        self._record, self._on_progress = record, on_progress
+        self._root = _identity(source)
 
     def send(self, copies: Sequence[Copy]) -> list[Entry]:
         """From a disk to a bucket; the entries of files that went away, or became shorter, since they were listed."""
         files = [Outgoing(self._path(self._source, copy.entry.key), copy.key, copy.entry.size) for copy in copies]
         by_key, wrong = {copy.key: copy.entry for copy in copies}, list[Entry]()
+
+        def leave_out(file: Outgoing) -> None:
+            self._check_root()
+            wrong.append(by_key[file.key])
+
         upload(
             self._target,
             files,
             on_progress=self._on_progress,
             on_stored=lambda stored: self._note(by_key[stored.key], stored.etag),
-            on_changed=lambda file: wrong.append(by_key[file.key]),
+            on_changed=leave_out,
             partial=self._partial({copy.key: copy.entry.etag for copy in copies}),
         )
         return wrong
@@ -97,7 +104,7 @@ class _Job:
         return [by_target[file.target].entry for file in wrong]
 
     def copy_there(self, copies: Sequence[Copy]) -> list[Entry]:
-        """Within a bucket, where no byte comes by here; the entries that were written over."""
+        """Within a bucket, where no byte comes by here; the entries of what was written over, or went away."""
         wrong: list[Entry] = []
 
         def one(copy: Copy) -> None:
@@ -114,7 +121,7 @@ class _Job:
         return wrong
 
     def relay(self, copies: Sequence[Copy]) -> list[Entry]:
-        """From one bucket to another, over the local disk; the entries that were written over."""
+        """From one bucket to another, over the local disk; the entries of what was written over, or went away."""
         above = os.path.join(current().folder, "relay")
         os.makedirs(above, mode=0o700, exist_ok=True)
         between = tempfile.mkdtemp(dir=above)
@@ -144,26 +151,42 @@ class _Job:
     ) -> list[Incoming]:
         """Fetch files; those that are not what they were when they were listed are left out, and returned."""
         wrong: list[Incoming] = []
+
+        def leave_out(file: Incoming) -> None:
+            self._check_root()
+            wrong.append(file)
+
         download(
             self._source,
             files,
             on_progress=on_progress,
             partial=marks,
             on_fetched=on_fetched,
-            on_changed=wrong.append,
+            on_changed=leave_out,
             durable=durable,
         )
         return wrong
 
-    def look_again(self, source: Spot, copies: Sequence[Copy]) -> list[Entry]:
+    def look_again(self, copies: Sequence[Copy]) -> list[Entry]:
         """Files that are not what was to be copied any more: a disk's are written into while they are read.
 
         That they were copied is forgotten.
         """
-        wrong = changed(source, [copy.entry for copy in copies])
-        for entry in wrong:
+        altered, gone = changed(self._place, [copy.entry for copy in copies])
+        for entry in (*altered, *gone):  # what is gone may have been written into before
             self._record.forget(entry.path)
-        return wrong
+        return altered + gone
+
+    def _check_root(self) -> None:
+        """Raise where not a file went away, but the mount that it is on: what was begun of it is for the next copy."""
+        if _identity(self._place) != self._root:
+            raise MountMissingError(
+                "it was unmounted, or replaced, while files of it were copied",
+                tier=self._place.tier or "local",
+                place=self._place.recipe.uri,
+                tried="compare its device and inode with those of before the copy",
+                remedy="mount it and copy again, which goes on where this ended",
+            )
 
     def _partial(self, source: dict[str, str | None]) -> Partial:
         """The record of large files under way; of those whose etag tells whether they are the ones of before."""
@@ -195,6 +218,17 @@ class _Job:
         if not isinstance(store, PosixStore):
             raise TypeError(f"{store.uri} is no directory")
         return store.path(key)
+
+
+def _identity(place: Spot) -> tuple[int, int] | None:
+    """What tells a mount from another that is mounted in its place, or from what lies below it."""
+    if not isinstance(place.recipe, MountRecipe):
+        return None
+    try:
+        status = os.stat(place.recipe.root)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _on_one_side(source: Spot, target: Spot) -> bool:

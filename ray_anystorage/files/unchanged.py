@@ -51,11 +51,12 @@ def refuse_changed(source: Spot, wrong: Sequence[Entry]) -> None:
         )
 
 
-def changed(source: Spot, listed: Sequence[Entry]) -> list[Entry]:
-    """Those that are there with another size or etag than when they were listed."""
+def changed(source: Spot, listed: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Those that are there with another size or etag than when they were listed, and those that are not there."""
     there = _now(source, [entry.key for entry in listed])
-    pairs = ((entry, there.get(entry.key)) for entry in listed)
-    return [entry for entry, now in pairs if now and (now.size, now.etag) != (entry.size, entry.etag)]
+    pairs = [(entry, there.get(entry.key)) for entry in listed]
+    altered = [entry for entry, now in pairs if now and (now.size, now.etag) != (entry.size, entry.etag)]
+    return altered, [entry for entry, now in pairs if now is None]
 
 
 def movable(source: Spot, target: Spot, copies: Sequence[Copy]) -> tuple[list[Entry], FileMovedError | None]:
@@ -66,7 +67,7 @@ def movable(source: Spot, target: Spot, copies: Sequence[Copy]) -> tuple[list[En
     there = _now(target, [copy.key for copy in copies])
     lost = {c.entry.key for c in copies if c.key not in there or there[c.key].size != c.entry.size}
     lost |= {copy.entry.key for copy in _files_of_two_names(source, target, copies)}
-    lost |= {entry.key for entry in changed(source, [copy.entry for copy in copies])}
+    lost |= {entry.key for entry in changed(source, [copy.entry for copy in copies])[0]}
     kept = [copy.entry for copy in copies if copy.entry.key in lost]
     error = FileMovedError(
         f"{_named(kept)} changed since they were listed, or {target.uri} does not have another file of that size: "

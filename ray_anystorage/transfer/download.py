@@ -14,6 +14,7 @@ from ray_anystorage.transfer.damage import Suspicion
 from ray_anystorage.transfer.digest import CHUNK_BYTES, ChunkHasher, chunk_count, chunk_digest, file_digest
 from ray_anystorage.transfer.disk import preallocate, start_writing_back
 from ray_anystorage.transfer.files import Incoming, Part
+from ray_anystorage.transfer.leaving_out import LeavingOut
 from ray_anystorage.transfer.pace import Stride
 from ray_anystorage.transfer.partial import Done, Partial
 from ray_anystorage.transfer.posix_upload import etag_of
@@ -89,7 +90,7 @@ class _File:
         self._lock = threading.Lock()
         self._chunks: dict[int, str] = {}
         self._noted = 0  # chunks from the first to the last that the record has
-        self._left_out = False
+        self._leaving_out = LeavingOut(self._take_back)
         if self._partial is not None:
             self._resume(self._partial)
         elif partial is not None:  # it was large before, or could be told from others
@@ -99,7 +100,7 @@ class _File:
     def cut(self, stride: Stride) -> Iterator[Part]:
         """The ranges to fetch, each as large as is right when it is asked for."""
         at, size = 0, self.file.size
-        while at < size and not self._left_out:
+        while at < size and not self._leaving_out.done:
             if at // CHUNK_BYTES in self._chunks:
                 at += CHUNK_BYTES
                 continue
@@ -112,18 +113,16 @@ class _File:
             yield Part(0, 0, 0)
 
     def fetch(self, part: Part, stride: Stride, block: int) -> None:
-        """Fetch, verify and write one range; the one that ends last gives the file its name."""
+        """Fetch, verify and write one range, unless the file is left out; the one that ends last gives it its name."""
+        tell = None if self._on_changed is None else partial(self._on_changed, self.file)
+        self._leaving_out.unless(_CHANGED, partial(self._fetch, part, stride, block), tell)
+
+    def _fetch(self, part: Part, stride: Stride, block: int) -> None:
         descriptor = self._opened()
         with self._session.buffer(block) as scratch:
             transfer = _Range(self._session, self.file, part, descriptor, memoryview(scratch), self._note)
             if part.size:
-                try:
-                    stride.took(part.size, self._session.persist(transfer.fetch))
-                except _CHANGED:
-                    if self._on_changed is None:
-                        raise
-                    self._leave_out(self._on_changed)
-                    return
+                stride.took(part.size, self._session.persist(transfer.fetch))
         with self._lock:
             self._chunks.update(enumerate(transfer.chunks, part.index))
             self.missing -= max(1, len(transfer.chunks))
@@ -142,25 +141,21 @@ class _File:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
 
-    def _leave_out(self, on_changed: Changed) -> None:
-        """The object is not what it was when it was listed: nothing of it stays, and no more of it is fetched."""
-        with self._lock:
-            if self._left_out:
-                return
-            self._left_out, self._noted = True, 0
-            if self._partial is not None:
-                self._partial.drop(self.file.key)
-        on_changed(self.file)
+    def _take_back(self) -> None:
+        """The object is not what it was when it was listed: nothing of it stays."""
+        self._noted = 0
+        if self._partial is not None:
+            self._partial.drop(self.file.key)
+        self.clean()
 
     def _note(self, index: int, digest: str) -> None:
         """A chunk is there; its digest was compared, where there is one to compare it with."""
         if self._durable:
             start_writing_back(self._descriptor, index * CHUNK_BYTES, CHUNK_BYTES)
         if self._partial is not None:
+            self._partial.note(self.file.key, index, Done((digest,)))
             with self._lock:
-                if not self._left_out:
-                    self._partial.note(self.file.key, index, Done((digest,)))
-                    self._noted = max(self._noted, index + 1)
+                self._noted = max(self._noted, index + 1)
 
     def _resume(self, partial: Partial) -> None:
         """Take up the temporary file of an earlier call, as far as it holds what its record says."""

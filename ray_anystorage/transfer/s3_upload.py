@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _OPERATION = "multipart upload"
 COPY_PART_BYTES = 1 << 30  # copied by one request within the read timeout: stores copy 100 MB/s and more
 _COPIES_AT_ONCE = 8
-_PART_PATIENCE = Patience(give_up_after=30.0)  # seconds; a caller that is cancelled meanwhile waits for them
+_PART_PATIENCE = Patience(give_up_after=120.0)  # seconds: more than one attempt takes that gets no answer
+_ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 _MOST_PARTS = 10_000
 _MARK = "anystorage"  # of the metadata that says which upload made an object
 _REFUSALS = 10  # to complete an upload, before they are believed
@@ -108,11 +109,11 @@ class S3Upload:
         try:
             run_tasks((partial(copied, part) for part in parts), _COPIES_AT_ONCE, cancel)
             return persist(self.commit, budget, cancel, _PART_PATIENCE)
-        except StoreUnavailableError as error:
-            self.abort()
-            raise Transient(error) from error
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            with contextlib.suppress(StorageError):  # what stays there is found by a later sweep
+                persist(self.abort, Budget(), Cancel(), _ABORT_PATIENCE)
+            if isinstance(error, StoreUnavailableError):
+                raise Transient(error, throttled=getattr(error.__cause__, "throttled", False)) from error
             raise
 
     def cut(self, size: int) -> None:

@@ -41,7 +41,7 @@ NAME, SIZES = "checkpoint_1", {"small/1": 10_000, "empty": 0, "large.bin": CHUNK
 @pytest.fixture(autouse=True)
 def enduring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than anybody would in earnest."""
-    monkeypatch.setattr(small_files, "_PATIENCE", ENDURING)
+    monkeypatch.setattr(small_files, "PATIENCE", ENDURING)
     monkeypatch.setattr(engine, "Patience", lambda: ENDURING)
 
 

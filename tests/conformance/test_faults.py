@@ -76,7 +76,11 @@ def test_a_part_of_a_copy_that_fails_is_tried_again_by_itself(
 
     def first_of_each(method: str, path: str) -> Fault | None:
         seen[f"{method} {path}"] += 1
-        return "503" if seen[f"{method} {path}"] == 1 and ("partNumber" in path or method == "POST") else None
+        if seen[f"{method} {path}"] > 1:
+            return None
+        if "partNumber=3&" in path:
+            return "stall"
+        return "503" if "partNumber" in path or method == "POST" else None
 
     proxy.rule = first_of_each
     etag = store.copy("large", "copy", large.etag, large.size)

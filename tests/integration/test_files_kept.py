@@ -20,7 +20,7 @@ from ray_anystorage.files.record import Record
 from ray_anystorage.testing.s3_server import S3Server
 from ray_anystorage.transfer import engine
 from ray_anystorage.transfer.budget import Budget
-from ray_anystorage.transfer.digest import CHUNK_BYTES
+from ray_anystorage.transfer.digest import CHUNK_BYTES, chunk_count
 from ray_anystorage.transfer.partial import Partial
 from ray_anystorage.transfer.posix_store import PosixStore
 from tests.harness.counting_proxy import counting_proxy
@@ -232,6 +232,41 @@ def test_a_large_file_that_is_cut_off_while_it_is_sent_leaves_nothing(
     monkeypatch.setattr(Partial, "note", note)
     done("cp", "shared:data", "artifact:data")
     assert said("du", "artifact:data/large.bin")["bytes"] == CHUNK_BYTES
+
+
+@pytest.mark.parametrize("target", ["cluster:data", "artifact:data"])
+def test_a_mount_that_goes_away_costs_nothing_of_what_was_copied(
+    site: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    shared, note, noted = site / "shared", Partial.note, [0]
+    (shared / "data" / "large.bin").write_bytes(os.urandom(12 * CHUNK_BYTES))
+
+    def unmount(*given: Any) -> None:
+        note(*given)
+        noted[0] += 1
+        if noted[0] == 2:
+            shared.rename(site / "away")
+            shared.mkdir()
+
+    monkeypatch.setattr(Partial, "note", unmount)
+    monkeypatch.setattr(engine, "_budget", lambda *_: Budget(requests=1, first_requests=1))
+    refused(1, "it was unmounted, or replaced, while files of it were copied", "cp", "shared:data", target)
+    shared.rmdir()
+    (site / "away").rename(shared)
+    before, noted[0] = noted[0], 100
+    done("cp", "shared:data", target)
+    chunks = sum(chunk_count(size) for size in (*FILES.values(), 12 * CHUNK_BYTES) if size > CHUNK_BYTES)
+    assert before >= 2
+    assert noted[0] - 100 == chunks - before
+    assert said("cp", "shared:data", target)["same"] == len(FILES) + 1
+
+
+@pytest.mark.parametrize("target", ["cluster:data", "artifact:data"])
+def test_a_file_that_goes_away_after_it_was_copied_is_named(site: Path, after_copying: Any, target: str) -> None:
+    """It may have been written into before."""
+    after_copying(lambda: (site / "shared" / "data" / "a.bin").unlink(missing_ok=True))
+    refused(1, "a.bin changed or went away while they were copied", "cp", "shared:data", target)
+    assert said("cp", "shared:data", target)["same"] == len(FILES) - 1
 
 
 @pytest.mark.parametrize(

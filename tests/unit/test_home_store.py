@@ -22,7 +22,7 @@ from ray_anystorage.errors import MountTimeoutError, ShortReadError, TransferCan
 from ray_anystorage.home.filesystem import HomeFileSystem, HomeRecipe
 from ray_anystorage.home.store import HomeStore
 from ray_anystorage.testing.store_files import leftovers, write_files
-from ray_anystorage.transfer import upload as uploading
+from ray_anystorage.transfer import outgoing_file
 from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike, chunks_of_file
 from ray_anystorage.transfer.engine import upload
@@ -103,7 +103,7 @@ def test_comparing_a_large_file_that_did_not_change_is_no_stall(
             time.sleep(0.7)  # as long as a chunk of a slow disk takes
             yield chunk
 
-    monkeypatch.setattr(uploading, "chunks_of_file", slowly)
+    monkeypatch.setattr(outgoing_file, "chunks_of_file", slowly)
     home = home_at(root, 1.0)
     Saver(home, 1 << 30).save(source, Part("checkpoint", "a2", 0, 1))
     assert home.size("checkpoint/large") == 4 * CHUNK_BYTES
