@@ -173,6 +173,7 @@ class _Job:
         That they were copied is forgotten.
         """
         altered, gone = changed(self._place, [copy.entry for copy in copies])
+        self._check_root()
         for entry in (*altered, *gone):  # what is gone may have been written into before
             self._record.forget(entry.path)
         return altered + gone

@@ -268,6 +268,24 @@ def test_a_file_that_goes_away_after_it_was_copied_is_named(site: Path, after_co
     assert said("cp", "shared:data", "cluster:data")["same"] == len(FILES) - 1
 
 
+def test_a_mount_that_goes_away_after_all_was_copied_takes_no_note_of_that_along(
+    site: Path, after_copying: Any
+) -> None:
+    shared, away, times = site / "shared", site / "away", iter([True])
+
+    def unmount() -> None:
+        if next(times, False):
+            shared.rename(away)
+            (shared / "data").mkdir(parents=True)
+
+    after_copying(unmount)
+    refused(1, "it was unmounted, or replaced, while files of it were copied", "cp", "shared:data", "cluster:data")
+    (shared / "data").rmdir()
+    shared.rmdir()
+    away.rename(shared)
+    assert said("cp", "shared:data", "cluster:data")["same"] == len(FILES)
+
+
 @pytest.mark.parametrize(
     ("source", "target"),
     [
