@@ -100,7 +100,7 @@ class _File:
     def cut(self, stride: Stride) -> Iterator[Part]:
         """The ranges to fetch, each as large as is right when it is asked for."""
         at, size = 0, self.file.size
-        while at < size and not self._leaving_out.done:
+        while at < size and not self._leaving_out.done():
             if at // CHUNK_BYTES in self._chunks:
                 at += CHUNK_BYTES
                 continue

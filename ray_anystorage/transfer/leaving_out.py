@@ -17,16 +17,15 @@ class LeavingOut:
     """
 
     def __init__(self, take_back: Callable[[], None]) -> None:
-        self._done = threading.Event()
+        self._done = False
         self._take_back = take_back
         self._lock = threading.Lock()
         self._told = False
         self._working = 0
 
-    @property
     def done(self) -> bool:
         """Whether the file is left out."""
-        return self._done.is_set()
+        return self._done
 
     def unless(
         self, changed: tuple[type[BaseException], ...], task: Callable[[], None], tell: Callable[[], None] | None
@@ -41,20 +40,21 @@ class LeavingOut:
             Called once, by whoever finds out first. What it raises ends the call, and the file is not left out. With
             ``None`` nothing is left out, and what says so is raised.
         """
+        if tell is None:
+            task()
+            return
         with self._lock:
-            if self._done.is_set():
+            if self.done():
                 return
             self._working += 1
         try:
             task()
         except changed:
-            if tell is None:
-                raise
             self._leave(tell)
         finally:
             with self._lock:
                 self._working -= 1
-                last = self._done.is_set() and self._working == 0
+                last = self.done() and self._working == 0
             if last:
                 self._take_back()
 
@@ -64,4 +64,4 @@ class LeavingOut:
                 return
             self._told = True
         tell()
-        self._done.set()
+        self._done = True

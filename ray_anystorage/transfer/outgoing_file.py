@@ -94,7 +94,7 @@ class OutgoingFile:
     def send_part(self, part: Part, block: int) -> None:
         """Send one part; the one that ends last commits."""
         self._await_turn(part)  # without a buffer, which the part that all wait for needs
-        if self.leaving_out.done:
+        if self.leaving_out.done():
             return
         upload = self._begun()
         with self._session.buffer(block) as buffer:
@@ -118,7 +118,7 @@ class OutgoingFile:
         most = self._session.store.limits.early_bytes
         with self._lock:
             while most is not None and part.offset - self.parts[self._missing].offset > most:
-                if self.leaving_out.done:
+                if self.leaving_out.done():
                     return
                 self._session.cancel.check()
                 self._lock.wait(_TICK)
@@ -152,7 +152,7 @@ class OutgoingFile:
         if self._upload is None or self.stored is not None:
             return
         resumable = self._resumable()
-        if resumable is not None and not self.leaving_out.done:  # for the next call to go on with
+        if resumable is not None and not self.leaving_out.done():  # for the next call to go on with
             return
         with contextlib.suppress(StorageError):
             persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
@@ -213,11 +213,13 @@ class OutgoingFile:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
         try:
-            file = open(self.file.path, "rb", buffering=0)  # noqa: SIM115 - closed below
+            descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise self._gone(error) from error
-        with file:
-            yield file.fileno()
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _fill(self, descriptor: int, offset: int, view: memoryview) -> None:
         filled = 0

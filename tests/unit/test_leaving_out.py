@@ -32,16 +32,16 @@ def test_it_is_told_once_and_taken_back_by_the_last_who_works_on_it() -> None:
         began.set()
         assert go_on.wait(30)
 
-    other = threading.Thread(target=lambda: leaving.unless((LookupError,), wait, None))
+    other = threading.Thread(target=lambda: leaving.unless((LookupError,), wait, lambda: None))
     other.start()
     assert began.wait(30)
     for _ in range(2):
         leaving.unless((LookupError,), fail, lambda: told.append(1))
-    assert (told, taken_back, leaving.done) == ([1], [], True)
+    assert (told, taken_back, leaving.done()) == ([1], [], True)
     go_on.set()
     other.join()
     assert taken_back == [1]
-    leaving.unless((LookupError,), lambda: pytest.fail("somebody works on it still"), None)
+    leaving.unless((LookupError,), lambda: pytest.fail("somebody works on it still"), lambda: None)
     assert taken_back == [1]
 
 
@@ -52,7 +52,7 @@ def test_it_is_left_out_only_where_the_caller_does_without_it() -> None:
         leaving.unless((LookupError,), fail, None)
     with pytest.raises(ZeroDivisionError):
         leaving.unless((LookupError,), fail, lambda: print(1 // 0))
-    assert not leaving.done
+    assert not leaving.done()
     assert taken_back == []
 
 
