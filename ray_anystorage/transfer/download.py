@@ -113,9 +113,12 @@ class _File:
             yield Part(0, 0, 0)
 
     def fetch(self, part: Part, stride: Stride, block: int) -> None:
-        """Fetch, verify and write one range, unless the file is left out; the one that ends last gives it its name."""
-        tell = None if self._on_changed is None else partial(self._on_changed, self.file)
-        self._leaving_out.unless(_CHANGED, partial(self._fetch, part, stride, block), tell)
+        """Fetch, verify and write one range; the one that ends last gives the file its name, unless it is left out."""
+        if self._on_changed is None:
+            self._fetch(part, stride, block)
+        else:
+            tell = partial(self._on_changed, self.file)
+            self._leaving_out.unless(_CHANGED, partial(self._fetch, part, stride, block), tell)
 
     def _fetch(self, part: Part, stride: Stride, block: int) -> None:
         descriptor = self._opened()

@@ -28,7 +28,7 @@ class LeavingOut:
         return self._done
 
     def unless(
-        self, changed: tuple[type[BaseException], ...], task: Callable[[], None], tell: Callable[[], None] | None
+        self, changed: tuple[type[BaseException], ...], task: Callable[[], None], tell: Callable[[], None]
     ) -> None:
         """Do something for the file, unless it is left out; leave it out where that says that it is not what it was.
 
@@ -37,12 +37,8 @@ class LeavingOut:
         changed
             What says so.
         tell
-            Called once, by whoever finds out first. What it raises ends the call, and the file is not left out. With
-            ``None`` nothing is left out, and what says so is raised.
+            Called once, by whoever finds out first. What it raises ends the call, and the file is not left out.
         """
-        if tell is None:
-            task()
-            return
         with self._lock:
             if self.done():
                 return

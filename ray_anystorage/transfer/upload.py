@@ -46,7 +46,7 @@ class Sending:
         copies = session.store.copies
         known = by_content(held for held in already if held.etag and (held.key in keys or copies(held.size)))
         files = [file for file in self._files if file.file.size in known]
-        tasks = [partial(self._unless_changed, file, partial(file.reuse, known[file.file.size])) for file in files]
+        tasks = [self._unless_changed(file, partial(file.reuse, known[file.file.size])) for file in files]
         run_tasks(tasks, session.threads(len(tasks)), session.cancel, session.budget.wanted)
 
     def _tasks(self, files: list[OutgoingFile]) -> Iterator[Task]:
@@ -57,9 +57,10 @@ class Sending:
         for file in files:
             whole = file.file.size <= self._session.store.limits.single_bytes
             for send in [file.send_whole] if whole else [partial(file.send_part, part) for part in file.parts]:
-                yield partial(self._unless_changed, file, partial(send, block))
+                yield self._unless_changed(file, partial(send, block))
 
-    def _unless_changed(self, file: OutgoingFile, task: Task) -> None:
-        """Do something for a file; where that is not what it was, leave it out, if the caller does without it."""
-        tell = None if self._on_changed is None else partial(self._on_changed, file.file)
-        file.leaving_out.unless((SourceChangedError,), task, tell)
+    def _unless_changed(self, file: OutgoingFile, task: Task) -> Task:
+        """Something to do for a file: where that is not what it was, it is left out, if the caller does without it."""
+        if self._on_changed is None:
+            return task
+        return partial(file.leaving_out.unless, (SourceChangedError,), task, partial(self._on_changed, file.file))
