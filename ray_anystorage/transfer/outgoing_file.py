@@ -12,12 +12,11 @@ from dataclasses import replace
 from functools import partial
 
 from ray_anystorage.errors import SourceChangedError, StorageError, StoreUnavailableError
-from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import ChunkHasher, chunks_of, chunks_of_file, file_digest
 from ray_anystorage.transfer.files import Outgoing, Part, Stored, split
 from ray_anystorage.transfer.leaving_out import LeavingOut
 from ray_anystorage.transfer.partial import Done, Partial
-from ray_anystorage.transfer.retry import Patience, persist
+from ray_anystorage.transfer.retry import gave_back
 from ray_anystorage.transfer.reuse import Known, same_content
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import ResumableUpload, Upload, check_key
@@ -25,7 +24,6 @@ from ray_anystorage.transfer.store import ResumableUpload, Upload, check_key
 logger = logging.getLogger(__name__)
 
 _TICK = 0.1  # seconds between looks at the cancel flag
-_ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)  # the last is NFS's for one that was removed while it is open
 
 
@@ -154,8 +152,7 @@ class OutgoingFile:
         resumable = self._resumable()
         if resumable is not None and not self.leaving_out.done():  # for the next call to go on with
             return
-        with contextlib.suppress(StorageError):
-            persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
+        if gave_back(self._upload.abort, self._session.budget):
             self._upload = None
             if resumable is not None:
                 resumable[0].end(self.file.key)

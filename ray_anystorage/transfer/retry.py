@@ -74,6 +74,9 @@ class Patience:
         return min(asked, self.longest_asked) + self.delay(failures)
 
 
+_ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
+
+
 def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patience: Patience) -> Result:
     """Make a request until it succeeds, a slot of the budget held for each attempt and for no wait between.
 
@@ -101,6 +104,15 @@ def persist(request: Callable[[], Result], budget: Budget, cancel: Cancel, patie
             wait = patience.wait(failures, transient.retry_after)
         cancel.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def gave_back(abort: Callable[[], None], budget: Budget) -> bool:
+    """Take back what was begun, also after a cancel; false where the store keeps it, for ``unfinished`` to find."""
+    try:
+        persist(abort, budget, Cancel(), _ABORT_PATIENCE)
+    except StorageError:
+        return False
+    return True
 
 
 def _complain(problem: StorageError, seconds: float, limit: float) -> None:

@@ -13,7 +13,7 @@ from ray_anystorage.errors import BucketError, ObjectMissingError, StorageError,
 from ray_anystorage.transfer.budget import Budget, Cancel
 from ray_anystorage.transfer.digest import BytesLike
 from ray_anystorage.transfer.files import Part
-from ray_anystorage.transfer.retry import Patience, Transient, persist
+from ray_anystorage.transfer.retry import Patience, Transient, gave_back, persist
 from ray_anystorage.transfer.s3_checks import crc32_of
 from ray_anystorage.transfer.workers import run_tasks
 
@@ -24,7 +24,6 @@ _OPERATION = "multipart upload"
 COPY_PART_BYTES = 1 << 30  # copied by one request within the read timeout: stores copy 100 MB/s and more
 _COPIES_AT_ONCE = 8
 _PART_PATIENCE = Patience(give_up_after=120.0)  # seconds: more than one attempt takes that gets no answer
-_ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 _MOST_PARTS = 10_000
 _MARK = "anystorage"  # of the metadata that says which upload made an object
 _REFUSALS = 10  # to complete an upload, before they are believed
@@ -110,8 +109,7 @@ class S3Upload:
             run_tasks((partial(copied, part) for part in parts), _COPIES_AT_ONCE, cancel)
             return persist(self.commit, budget, cancel, _PART_PATIENCE)
         except BaseException as error:
-            with contextlib.suppress(StorageError):  # what stays there is found by a later sweep
-                persist(self.abort, Budget(), Cancel(), _ABORT_PATIENCE)
+            gave_back(self.abort, budget)
             if isinstance(error, StoreUnavailableError):
                 raise Transient(error, throttled=getattr(error.__cause__, "throttled", False)) from error
             raise

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from ray_anystorage.errors import StorageError
-from ray_anystorage.transfer.budget import Cancel
 from ray_anystorage.transfer.digest import CHUNK_BYTES, BytesLike, ChunkHasher
 from ray_anystorage.transfer.files import part_bytes
-from ray_anystorage.transfer.retry import Patience, persist
+from ray_anystorage.transfer.retry import gave_back
 from ray_anystorage.transfer.segments import Segments
 from ray_anystorage.transfer.session import Session
 from ray_anystorage.transfer.store import Upload, check_key
 
 _WINDOW_BYTES = 128 << 20  # of parts under way
-_ABORT_PATIENCE = Patience(attempts=5, longest_delay=0.5)
 
 
 class Sink:
@@ -119,8 +115,7 @@ class Sink:
         self._session.cancel.set()
         self._pool.shutdown(cancel_futures=True)
         if self._upload is not None:
-            with contextlib.suppress(StorageError):
-                persist(self._upload.abort, self._session.budget, Cancel(), _ABORT_PATIENCE)
+            gave_back(self._upload.abort, self._session.budget)
 
     def __enter__(self) -> Sink:
         return self
