@@ -432,7 +432,7 @@ def use(site: dict[str, str], monkeypatch: pytest.MonkeyPatch, *but: str) -> Non
 # --- credentials that end ----------------------------------------------------------------------------
 
 
-def using_every_client(config: dict[str, Any]) -> None:
+def using_every_client(config: dict[str, Any]) -> int:
     """For a while, four times at least, put and get with each client made at the beginning, and save checkpoints."""
     import tempfile
 
@@ -461,6 +461,7 @@ def using_every_client(config: dict[str, Any]) -> None:
         with native.open_output_stream(f"{bucket}/by-pyarrow") as stream:
             stream.write(body)
         count += 1
+    return count
 
 
 @pytest.mark.parametrize(
@@ -493,6 +494,7 @@ def test_every_client_outlives_credentials_that_end(
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=config,
     ).fit()
+    assert result.return_value > 3
     assert len(sessions) > seconds / lifetime
     assert isinstance(result.checkpoint, Checkpoint)
     with result.checkpoint.as_directory() as directory:

@@ -334,7 +334,8 @@ def test_a_bucket_that_refuses_sends_the_data_to_the_mount_where_it_fits(
         if size > 16 << 20:
             with pytest.raises(errors.BucketPermissionError, match="s3:PutObject"):
                 saved(saver, source)
-            assert "bucket" not in caplog.text, "nothing was routed elsewhere"
+            others = "ray_anystorage.credentials"  # threads of other tests of this process may say something
+            assert not [record for record in caplog.records if not record.name.startswith(others)]
         else:
             manifest = saved(saver, source)
             assert_detour(manifest, caplog, None, "the bucket failed", "do not allow")
